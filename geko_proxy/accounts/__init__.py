@@ -1,0 +1,1 @@
+"""Users, passwords, access tokens, sessions, and their shadow accounts in LibreChat."""

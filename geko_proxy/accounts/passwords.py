@@ -1,0 +1,92 @@
+"""Password hashes: scrypt, with its parameters in the stored text, computed outside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+FORMAT: Final = re.compile(
+    r"\$scrypt\$ln=(\d{1,2}),r=(\d{1,2}),p=(\d{1,2})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)", re.ASCII
+)
+SALT_BYTES: Final = 16
+KEY_BYTES: Final = 32
+
+# Each computation takes 32 MiB, so their number at one time is bounded.
+_workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="scrypt")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The parameters of scrypt: 2**log_n blocks of 128*r bytes, p times."""
+
+    log_n: int = 15
+    r: int = 8
+    p: int = 3
+
+
+COST: Final = Cost()  # OWASP's Password Storage Cheat Sheet, the row with 32 MiB
+
+
+async def hash_password(password: str) -> str:
+    """The text to store for a password: `$scrypt$ln=15,r=8,p=3$<salt>$<key>`, base64 without padding."""
+    salt = secrets.token_bytes(SALT_BYTES)
+    key = await derive(password, salt, COST)
+    return f"$scrypt$ln={COST.log_n},r={COST.r},p={COST.p}${encode(salt)}${encode(key)}"
+
+
+async def verify_password(password: str, stored: str | None) -> bool:
+    """Whether a password fits the stored text.
+
+    stored: None for an unknown user or one without a password: the same work is done, so the time
+    an answer takes does not tell which e-mail addresses exist. Raises ValueError for a damaged text.
+    """
+    if stored is None:
+        await derive(password, bytes(SALT_BYTES), COST)
+        return False
+    cost, salt, key = parse(stored)
+    return hmac.compare_digest(await derive(password, salt, cost), key)
+
+
+def needs_rehash(stored: str) -> bool:
+    """Whether the text was made with other parameters than today's."""
+    return parse(stored)[0] != COST
+
+
+def parse(stored: str) -> tuple[Cost, bytes, bytes]:
+    """Cost, salt and key of a stored text. Raises ValueError, which never contains the text."""
+    match = FORMAT.fullmatch(stored)
+    if match is None:
+        raise ValueError("not a password hash of GEKO")
+    log_n, r, p = (int(number) for number in match.group(1, 2, 3))
+    return Cost(log_n, r, p), decode(match[4]), decode(match[5])
+
+
+async def derive(password: str, salt: bytes, cost: Cost) -> bytes:
+    """The scrypt key of a password, computed in a thread (hashlib releases the interpreter lock)."""
+    return await asyncio.get_running_loop().run_in_executor(_workers, scrypt, password, salt, cost)
+
+
+def scrypt(password: str, salt: bytes, cost: Cost) -> bytes:
+    """The scrypt key of a password. The same characters, composed or not, give the same key."""
+    secret = unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
+    n = 2**cost.log_n
+    max_memory = 128 * cost.r * (n + cost.p + 2) + 1024
+    return hashlib.scrypt(secret, salt=salt, n=n, r=cost.r, p=cost.p, maxmem=max_memory, dklen=KEY_BYTES)
+
+
+def encode(value: bytes) -> str:
+    """base64 without padding."""
+    return base64.b64encode(value).decode().rstrip("=")
+
+
+def decode(text: str) -> bytes:
+    """The bytes of a base64 text without padding."""
+    return base64.b64decode(text + "=" * (-len(text) % 4))

@@ -1,0 +1,89 @@
+"""The users of a tenant, and the look-up of a user by e-mail over all tenants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from pypika import Parameter, PostgreSQLQuery, Table
+
+from geko_proxy.accounts.emails import normalise_email
+from geko_proxy.storage.database import Database
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+users: Final = Table("users")
+COLUMNS: Final = ("tenant_id", "user_id", "email", "name", "username", "created_at", "disabled_at")
+
+GET: Final = str(
+    PostgreSQLQuery.from_(users)
+    .select(*COLUMNS, "password_hash")
+    .where(users.tenant_id == Parameter("$1"))
+    .where(users.user_id == Parameter("$2"))
+)
+
+SET_PASSWORD: Final = str(
+    PostgreSQLQuery.update(users)
+    .set(users.password_hash, Parameter("$3"))
+    .where(users.tenant_id == Parameter("$1"))
+    .where(users.user_id == Parameter("$2"))
+)
+
+FIND_LOGIN: Final = "select tenant_id, user_id from find_login_email($1)"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody who signs in. email: unique over all tenants, in lower case. disabled_at: None while active."""
+
+    tenant_id: UUID
+    user_id: UUID
+    email: str
+    name: str
+    username: str | None
+    created_at: datetime
+    disabled_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Record) -> User:
+        """The user of a row with (at least) the columns of COLUMNS."""
+        return cls(*(row[column] for column in COLUMNS))
+
+
+class UserStore:
+    """SQL for users. Every method raises StoreError when the database is gone."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find_login(self, email: str) -> tuple[User, str | None] | None:
+        """The user of an e-mail address, as typed, with the password hash (None: signs in without password).
+
+        None when no active user has it. Callers must do a password's work then too: verify_password(…, None).
+        """
+        address = normalise_email(email)
+        if address is None:
+            return None
+        async with self._database.system() as system:
+            found = await system.fetch_row(FIND_LOGIN, address)
+        if found is None:
+            return None
+        async with self._database.tenant(found["tenant_id"]) as scope:
+            row = await scope.fetch_row(GET, found["user_id"])
+        if row is None or row["disabled_at"] is not None:
+            return None
+        return User.from_row(row), row["password_hash"]
+
+    async def get(self, tenant_id: UUID, user_id: UUID) -> User | None:
+        """A user by id, also a disabled one."""
+        async with self._database.tenant(tenant_id) as scope:
+            row = await scope.fetch_row(GET, user_id)
+        return None if row is None else User.from_row(row)
+
+    async def set_password(self, tenant_id: UUID, user_id: UUID, password_hash: str) -> None:
+        """Stores a new password hash. Sessions stay: whoever changes a password ends those he means to."""
+        async with self._database.tenant(tenant_id) as scope:
+            await scope.execute(SET_PASSWORD, user_id, password_hash)

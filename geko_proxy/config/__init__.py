@@ -1,0 +1,32 @@
+"""GEKO's settings: `load_settings` reads them, `Settings` holds them, `describe_settings` documents them."""
+
+from geko_proxy.config.describe import SettingDescription, describe_settings
+from geko_proxy.config.loader import load_settings
+from geko_proxy.config.settings import (
+    DEFAULT_FILTERS,
+    AuthSettings,
+    DatabaseSettings,
+    FilterSettings,
+    LibreChatSettings,
+    LoggingSettings,
+    RedisSettings,
+    ServerSettings,
+    Settings,
+)
+from geko_proxy.errors import ConfigError
+
+__all__ = [
+    "DEFAULT_FILTERS",
+    "AuthSettings",
+    "ConfigError",
+    "DatabaseSettings",
+    "FilterSettings",
+    "LibreChatSettings",
+    "LoggingSettings",
+    "RedisSettings",
+    "ServerSettings",
+    "SettingDescription",
+    "Settings",
+    "describe_settings",
+    "load_settings",
+]

@@ -1,0 +1,1 @@
+"""Chat: the built-in provider, the runs, their streams and the routes of /api/agents/chat."""

@@ -1,0 +1,238 @@
+"""The model provider, built in: streams words, counts tokens exactly and obeys orders in the prompt.
+
+An order stands in the last user message, for instance `[[tokens=200 delay_ms=5]]`:
+  tokens      words to answer (one word is one completion token)
+  delay_ms    pause before each word; first_ms: pause before anything
+  status      fail with this HTTP status; message: its text (no spaces)
+  die_after   drop the connection after so many words
+  prompt      say this many prompt tokens instead of counting
+  cached      say this many of the prompt tokens came from a cache
+  reasoning   think so many words first
+  usage       when a stream reports usage: asked (default), always, never
+  only        =model-name: the order counts only for that model
+  echo        =1: answer with the words of the user message
+A prompt token is a run of letters and digits or one other visible character.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from geko_proxy.demo.librechat.express import Json
+
+WORDS = (
+    "the quick brown fox jumps over the lazy dog while seven wise owls watch in quiet wonder "
+    "from an old oak by the river"
+).split()
+_ORDER = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
+class ProviderError(Exception):
+    """The provider answered with an error status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status} {message}{_TROUBLESHOOTING.get(status, '')}")
+        self.status = status
+
+
+class ProviderDied(Exception):
+    """The provider dropped the connection; LibreChat's client calls that `terminated`."""
+
+
+_TROUBLESHOOTING = {
+    status: f"\n\nTroubleshooting URL: https://docs.langchain.com/oss/javascript/langchain/errors/{name}/\n"
+    for status, name in ((401, "MODEL_AUTHENTICATION"), (404, "MODEL_NOT_FOUND"), (429, "MODEL_RATE_LIMIT"))
+}
+
+
+class Delta(NamedTuple):
+    """One piece of an answer."""
+
+    kind: Literal["text", "think"]
+    text: str
+
+
+class Usage(NamedTuple):
+    """Token counts of one call, as the provider reports them."""
+
+    prompt: int
+    completion: int
+    cached: int
+    reasoning: int
+
+
+@dataclass(slots=True)
+class ModelCall:
+    """One call of the model. `usage` is filled at the end, when the provider reports it to the caller."""
+
+    model: str
+    messages: list[Json]
+    purpose: Literal["chat", "title", "agents api"]
+    endpoint: str
+    user_id: str
+    conversation_id: str | None = None
+    message_id: str | None = None
+    asks_usage: bool = False
+    max_tokens: int | None = None
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class _Plan:
+    words: list[str]
+    reasoning: int
+    prompt: int
+    cached: int
+    delay_s: float
+    first_s: float
+    die_after: int | None
+    reports: Literal["asked", "always", "never"]
+    status: int | None
+    message: str
+
+    def usage(self, sent: int) -> Usage:
+        return Usage(self.prompt, sent, self.cached, min(self.reasoning, sent))
+
+
+def tokens_in(text: str) -> int:
+    """Count as the provider counts."""
+    return len(_TOKEN.findall(text))
+
+
+def text_of(content: object) -> str:
+    """The text of an OpenAI message's content, string or parts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return " ".join(str(part.get("text") or "") for part in parts if isinstance(part, dict))
+
+
+@dataclass(slots=True)
+class Provider:
+    """Answers model calls; `log` has an entry for every call with what was really produced."""
+
+    default_tokens: int
+    default_delay_ms: float
+    retries: int = 0
+    retry_s: float = 0.0
+    log: list[Json] = field(default_factory=list)
+
+    async def stream(self, call: ModelCall) -> AsyncIterator[Delta]:
+        """Yield the answer word by word; a 5xx is tried again. Raises ProviderError or ProviderDied."""
+        for attempt in range(self.retries + 1):
+            try:
+                async with aclosing(self._stream_once(call)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except ProviderError as failed:
+                if failed.status < 500 or attempt == self.retries:
+                    raise
+            await asyncio.sleep(self.retry_s * 2**attempt)
+
+    async def _stream_once(self, call: ModelCall) -> AsyncGenerator[Delta, None]:
+        plan = self._plan(call)
+        entry = self._entry(call, stream=True)
+        try:
+            async for delta in self._produce(plan, entry):
+                yield delta
+            entry["outcome"] = "done"
+        except (asyncio.CancelledError, GeneratorExit):
+            entry["outcome"] = "client went away"
+            raise
+        finally:
+            entry["usage"] = _usage_json(plan.usage(entry["sent"]))
+        if plan.reports == "always" or (call.asks_usage and plan.reports == "asked"):
+            call.usage = plan.usage(entry["sent"])
+            entry["usage_sent"] = True
+
+    async def complete(self, call: ModelCall) -> str:
+        """Answer in one piece (usage is reported unless the order says never). Raises like `stream`."""
+        plan = self._plan(call)
+        entry = self._entry(call, stream=False)
+        text = [delta.text async for delta in self._produce(plan, entry) if delta.kind == "text"]
+        entry.update(outcome="done", usage=_usage_json(plan.usage(entry["sent"])))
+        if plan.reports != "never":
+            call.usage = plan.usage(entry["sent"])
+            entry["usage_sent"] = True
+        return "".join(text)
+
+    async def _produce(self, plan: _Plan, entry: Json) -> AsyncIterator[Delta]:
+        await asyncio.sleep(plan.first_s)
+        if plan.status is not None:
+            entry["outcome"] = f"status {plan.status}"
+            raise ProviderError(plan.status, plan.message)
+        total = plan.reasoning + len(plan.words)
+        for at in range(total):
+            if plan.die_after is not None and at >= plan.die_after:
+                entry["outcome"] = "died"
+                raise ProviderDied("terminated")
+            await asyncio.sleep(plan.delay_s)
+            entry["sent"] = at + 1
+            if at < plan.reasoning:
+                yield Delta("think", "hmm ")
+            else:
+                yield Delta("text", plan.words[at - plan.reasoning] + (" " if at + 1 < total else ""))
+
+    def _plan(self, call: ModelCall) -> _Plan:
+        users = [text_of(m.get("content")) for m in call.messages if m.get("role") == "user"]
+        order = _order(users[-1] if users else "", call.model)
+        count = int(order.get("tokens", self.default_tokens))
+        count = min(count, call.max_tokens) if call.max_tokens else count
+        words = [WORDS[at % len(WORDS)] for at in range(count)]
+        if order.get("echo"):
+            words = users[-1].split() or ["-"]
+        counted = sum(tokens_in(text_of(m.get("content"))) + 4 for m in call.messages)
+        reports = order.get("usage", "asked")
+        return _Plan(
+            words=words,
+            reasoning=int(order.get("reasoning", 0)),
+            prompt=int(order.get("prompt", counted)),
+            cached=int(order.get("cached", 0)),
+            delay_s=float(order.get("delay_ms", self.default_delay_ms)) / 1000,
+            first_s=float(order.get("first_ms", 0)) / 1000,
+            die_after=int(order["die_after"]) if "die_after" in order else None,
+            reports="always" if reports == "always" else "never" if reports == "never" else "asked",
+            status=int(order["status"]) if "status" in order else None,
+            message=order.get("message", f"mock failure {order.get('status')}"),
+        )
+
+    def _entry(self, call: ModelCall, *, stream: bool) -> Json:
+        entry: Json = {
+            "at": time.time(),
+            "purpose": call.purpose,
+            "endpoint": call.endpoint,
+            "user": call.user_id,
+            "conversation": call.conversation_id,
+            "message": call.message_id,
+            "body": {"model": call.model, "messages": call.messages, "stream": stream},
+            "sent": 0,
+            "usage": None,
+            "usage_sent": False,
+            "outcome": "started",
+        }
+        self.log.append(entry)
+        return entry
+
+
+def _order(text: str, model: str) -> dict[str, str]:
+    found = _ORDER.search(text)
+    order = {k: v for k, _, v in (part.partition("=") for part in found.group(1).split())} if found else {}
+    return order if order.get("only") in (None, model) else {}
+
+
+def _usage_json(usage: Usage) -> Json:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }

@@ -1,0 +1,307 @@
+"""One run: the answer to one chat POST, from `created` to `final`, whoever listens (contract §4).
+
+It owns the order of events, what is saved when, and what an abort leaves behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from geko_proxy.demo.librechat.accounts import Account
+from geko_proxy.demo.librechat.chat import shapes
+from geko_proxy.demo.librechat.chat.balance import charge, lack_of_credits
+from geko_proxy.demo.librechat.chat.prompts import thread_prompt, words_of
+from geko_proxy.demo.librechat.chat.provider import Delta, ModelCall, ProviderDied, ProviderError, Usage
+from geko_proxy.demo.librechat.chat.shapes import ROOT, Speaker
+from geko_proxy.demo.librechat.chat.streams import Stream, frame
+from geko_proxy.demo.librechat.chat.titles import TitleCall
+from geko_proxy.demo.librechat.express import Json, encode, nanoid, now_iso
+from geko_proxy.demo.librechat.library.conversations import Conversation
+from geko_proxy.demo.librechat.settings import Endpoint
+
+if TYPE_CHECKING:
+    from geko_proxy.demo.librechat.server import StandIn
+
+_TITLE_GRACE_S = 0.02
+
+
+@dataclass(slots=True)
+class Turn:
+    """What a chat POST asks for, checked. `problem` is what the stream will say instead of an answer."""
+
+    user: Account
+    conversation_id: str
+    body: Json
+    speakers: list[tuple[Speaker, Endpoint]]
+    problem: str | None = None
+
+    @property
+    def answers_again(self) -> bool:
+        """Whether the user message exists already."""
+        return bool(self.body.get("isRegenerate") or self.body.get("isContinued"))
+
+
+class Run:
+    """A running answer."""
+
+    def __init__(self, lc: StandIn, turn: Turn) -> None:
+        self.lc, self.turn, self.user = lc, turn, turn.user
+        self.conversation_id = turn.conversation_id
+        self.response_id = str(uuid.uuid4())
+        if turn.body.get("isContinued") and turn.body.get("responseMessageId"):
+            self.response_id = str(turn.body["responseMessageId"])
+        self.created_at_ms = int(time.time() * 1000)
+        self.stream = Stream(turn.conversation_id)
+        self.task: asyncio.Task[None] | None = None
+        self.aborted = False
+        self.question: Json | None = None
+        self.content: list[Json] = []
+        self.steps: list[Json] = []
+        self.usage_events: list[Json] = []
+        self._conversation: Conversation | None = None
+        self._usages: list[Usage] = []
+        self._title: TitleCall | None = None
+        self._context: Json | None = None
+        self._ended = False
+
+    async def go(self) -> None:
+        """Run to the end."""
+        await asyncio.sleep(self.lc.settings.start_delay_s)
+        if self.turn.problem is not None:
+            self._fail(self.turn.problem)
+            return
+        conversation, messages = self._begin()
+        tokens = sum(m["tokenCount"] or 0 for m in messages)
+        broke = lack_of_credits(self.user, self.turn.speakers[0][0].model, tokens)
+        if broke is not None:
+            self._fail(encode(broke).decode())
+            return
+        title = self._start_title(conversation)
+        for speaker, _ in self.turn.speakers:
+            context = shapes.context_usage(self.response_id, speaker, tokens, len(messages))
+            self._context = self._context or context
+            self._publish({"event": "on_context_usage", "data": context})
+        await asyncio.gather(*(self._speak(messages, *who) for who in self.turn.speakers))
+        if title is not None:
+            await asyncio.wait({title}, timeout=_TITLE_GRACE_S)
+        self._finish(conversation, tokens)
+
+    def abort(self) -> None:
+        """Stop: the final goes out at once, the run's own last save follows (contract §4.4)."""
+        self.aborted = True
+        self.save_partial()
+        self.lc.jobs.finished(self.stream, frame(self._aborted_final()))
+        if self.task is not None:
+            self.task.cancel()
+        if self._conversation is not None:
+            self.lc.spawn(self._late_save())
+
+    def save_partial(self) -> None:
+        """Save what there is as unfinished: on an abort, and when the last subscriber leaves."""
+        if self._conversation is not None and self.content:
+            self._store_answer(unfinished=True)
+
+    def state(self) -> Json:
+        """`resumeState` of status and sync."""
+        speaker = self.turn.speakers[0][0] if self.turn.speakers else None
+        state: Json = {"runSteps": self.steps, "aggregatedContent": self.content}
+        if self.question is not None and speaker is not None:
+            shown = ("messageId", "parentMessageId", "conversationId", "text")
+            state["userMessage"] = {k: self.question[k] for k in shown}
+            state["responseMessageId"] = self.response_id
+            state |= {"conversationId": self.conversation_id, "sender": speaker.sender}
+            state["model"] = speaker.shown_model
+        title = self._title.event if self._title is not None else None
+        optional = {"titleEvent": title, "contextUsage": self._context}
+        state |= {k: v for k, v in optional.items() if v is not None}
+        return state | ({"collectedUsage": self.usage_events} if self.usage_events else {})
+
+    def _begin(self) -> tuple[Conversation, list[Json]]:
+        body, speaker = self.turn.body, self.turn.speakers[0][0]
+        began_at = now_iso()
+        conversation = self.lc.conversations.open(self.user.id, self.conversation_id, speaker, body, began_at)
+        self._conversation = conversation
+        parent_id = body.get("parentMessageId") or ROOT
+        known = conversation.message(body.get("overrideParentMessageId") or parent_id)
+        if self.turn.answers_again and known is not None:
+            fields = (
+                "messageId",
+                "parentMessageId",
+                "sender",
+                "text",
+                "isCreatedByUser",
+                "tokenCount",
+                "files",
+            )
+            self.question = {k: known[k] for k in fields if k in known}
+            self.question["conversationId"] = self.conversation_id
+        else:
+            self.question = self._new_question(parent_id)
+            shown = {**self.question, "endpoint": speaker.endpoint, "model": None}
+            conversation.save(self._stored(shown, began_at))
+        if body.get("isContinued"):
+            self._take_over(conversation)
+        self._publish({"created": True, "message": self.question, "streamId": self.conversation_id})
+        return conversation, conversation.thread(self.question["messageId"])
+
+    def _new_question(self, parent_id: str) -> Json:
+        text = str(self.turn.body.get("text") or "")
+        files = self.lc.files.attached(self.user.id, self.turn.body.get("files") or [])
+        question: Json = {
+            "messageId": str(uuid.uuid4()),
+            "parentMessageId": parent_id,
+            "conversationId": self.conversation_id,
+            "sender": "User",
+            "text": text,
+            "isCreatedByUser": True,
+            "tokenCount": shapes.question_tokens(text, files),
+        }
+        return question | ({"files": [shapes.file_shown(f) for f in files]} if files else {})
+
+    def _take_over(self, conversation: Conversation) -> None:
+        """Continue an answer: its content stays, with the part that the user edited."""
+        known = conversation.message(self.response_id) or {}
+        self.content = [dict(part) for part in known.get("content") or []]
+        edited = self.turn.body.get("editedContent")
+        if isinstance(edited, dict):
+            part = {"type": edited["type"], edited["type"]: edited.get(edited["type"], "")}
+            self.content = [*self.content[: edited.get("index", 0)], part]
+
+    async def _speak(self, messages: list[Json], speaker: Speaker, endpoint: Endpoint) -> None:
+        call = ModelCall(
+            model=speaker.model,
+            messages=thread_prompt(speaker, messages),
+            purpose="chat",
+            endpoint=endpoint.name,
+            user_id=self.user.id,
+            conversation_id=self.conversation_id,
+            message_id=self.response_id,
+            asks_usage=endpoint.asks_usage,
+            max_tokens=self.turn.body.get("max_tokens"),
+        )
+        step: Json | None = None
+        kind, thought = "", False
+        try:
+            async for piece in self.lc.provider.stream(call):
+                thought = thought or piece.kind == "think"
+                if step is None or piece.kind != kind:
+                    kind = piece.kind
+                    step = self._step(
+                        speaker, kind, f"{nanoid('msg_')}" if thought else f"chatcmpl-{uuid.uuid4().hex}"
+                    )
+                self._add(step, piece)
+        except (ProviderError, ProviderDied, ValueError) as error:
+            text = f"An error occurred while processing the request: {error}"
+            self.content.append({"type": "error", "error": text, **speaker.tags})
+        if call.usage is not None:
+            self._report(speaker, call.usage)
+
+    def _step(self, speaker: Speaker, kind: str, message_id: str) -> Json:
+        step = shapes.run_step(self.response_id, speaker, len(self.content), message_id)
+        self.content.append({"type": kind, kind: "", **speaker.tags})
+        self.steps.append(step)
+        self._publish({"event": "on_run_step", "data": step}, also_replaced=True)
+        return step
+
+    def _add(self, step: Json, piece: Delta) -> None:
+        self.content[step["index"]][piece.kind] += piece.text
+        self._publish(shapes.delta(step["id"], piece.kind, piece.text), also_replaced=True)
+
+    def _report(self, speaker: Speaker, usage: Usage) -> None:
+        self._usages.append(usage)
+        charge(self.user, speaker.model, usage)
+        event = shapes.token_usage(self.response_id, len(self._usages), speaker.model, usage)
+        self.usage_events.append(event)
+        self._publish({"event": "on_token_usage", "data": event})
+
+    def _start_title(self, conversation: Conversation) -> asyncio.Task[None] | None:
+        endpoint = self.turn.speakers[0][1]
+        if not endpoint.titles or conversation.doc["isTemporary"] or len(conversation.messages) != 1:
+            return None
+        self._title = TitleCall(self.lc, self.user, endpoint, self.conversation_id)
+        return self.lc.spawn(self._make_title(conversation, self._title))
+
+    async def _make_title(self, conversation: Conversation, title: TitleCall) -> None:
+        await title.make(str(self.question and self.question["text"]), self.response_id)
+        if title.event is not None:
+            self._publish(title.event)
+        if self._ended:
+            self._keep_title(conversation)
+
+    def _keep_title(self, conversation: Conversation) -> None:
+        """Save the title, which LibreChat does only after a whole answer (contract §4.4)."""
+        if self._title is not None and self._title.text is not None and not self.aborted:
+            conversation.doc |= {"title": self._title.text, "updatedAt": now_iso()}
+
+    def _finish(self, conversation: Conversation, tokens: int) -> None:
+        self._ended = True
+        answer = self._store_answer(unfinished=False)
+        more: Json = {"isEdited": bool(self.turn.body.get("isContinued")), "promptTokens": tokens}
+        if self._usages and self._context is not None:
+            more["metadata"] = shapes.metadata(self._context, self._usages)
+        last = frame(shapes.final(conversation.doc, self.question, answer, more))
+        if self.stream.run is self and not self.aborted:
+            self.lc.jobs.finished(self.stream, last)
+        self._keep_title(conversation)
+
+    def _store_answer(self, *, unfinished: bool) -> Json:
+        assert self._conversation is not None
+        assert self.question is not None
+        speaker = self.turn.speakers[0][0]
+        shown: Json = {
+            "messageId": self.response_id,
+            "conversationId": self.conversation_id,
+            "parentMessageId": self.question["messageId"],
+            "isCreatedByUser": False,
+            "model": speaker.shown_model,
+            "sender": speaker.sender,
+            "endpoint": speaker.endpoint,
+            "text": "",
+            "content": [dict(part) for part in self.content],
+            "attachments": [],
+            "tokenCount": self._token_count(),
+        }
+        if self._usages and self._context is not None:
+            shown["metadata"] = shapes.stored_metadata(shapes.metadata(self._context, self._usages))
+        stored = self._stored(shown, now_iso()) | {"unfinished": unfinished}
+        self._conversation.save(stored)
+        return stored
+
+    def _token_count(self) -> int:
+        """Usage, else the finished title call's count (the trap of contract §4.6), else an estimate."""
+        if self._usages:
+            return sum(usage.completion for usage in self._usages)
+        if self._title is not None and self._title.tokens is not None:
+            return self._title.tokens
+        return shapes.estimate(words_of(self.content))
+
+    def _stored(self, shown: Json, created_at: str) -> Json:
+        temporary = bool(self.turn.body.get("isTemporary"))
+        return shapes.stored_message(shown, created_at, now_iso(), temporary=temporary)
+
+    async def _late_save(self) -> None:
+        await asyncio.sleep(self.lc.settings.late_save_s)
+        self._store_answer(unfinished=False)
+
+    def _aborted_final(self) -> Json:
+        if self.question is None:
+            return shapes.early_final()
+        answer = {"messageId": self.response_id, "content": self.content}
+        return shapes.aborted_final(self.question, answer, self.turn.speakers[0][0])
+
+    def _fail(self, text: str) -> None:
+        if self.stream.run is self and not self.aborted:
+            self.lc.jobs.finished(self.stream, frame({"error": text}, "error"), failed=True)
+
+    def _publish(self, data: Json, *, also_replaced: bool = False) -> None:
+        if (
+            self.aborted
+            or (self.stream.run is not self and not also_replaced)
+            or self.stream.last is not None
+        ):
+            return
+        self.stream.publish(frame(data))

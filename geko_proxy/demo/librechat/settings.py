@@ -1,0 +1,76 @@
+"""How the stand-in behaves: one frozen record of switches, named after LibreChat's own where it has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MODELS = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-4")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One custom endpoint of librechat.yaml.
+
+    `asks_usage` is `addParams.streamUsage` (contract §0.3): only then LibreChat asks the provider for token usage.
+    """
+
+    name: str
+    models: tuple[str, ...] = MODELS
+    asks_usage: bool = False
+    titles: bool = True
+    title_model: str = "gpt-4o-mini"
+
+
+MOCK = Endpoint("Mock")
+MOCK_USAGE = Endpoint("MockUsage", asks_usage=True, titles=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `maximum` requests of one key in `window_s` seconds."""
+
+    maximum: int
+    window_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All switches. Times are in seconds.
+
+    duplicate_delay_s: what registering a used e-mail takes (contract §2.2).
+    start_delay_s: from the chat POST's reply to the `created` event.
+    late_save_s: from an abort's final to the run's own, last save (contract §4.4).
+    title_hold_s: how long GET gen_title waits for a title that does not come.
+    error_job_s, completed_job_s: how long failed and finished jobs can still be subscribed to.
+    provider_retries, provider_retry_s: how often a 5xx of the provider is tried again, and the first pause, which
+        doubles each time (LibreChat waits a second first, 80 in all, before it gives up).
+    start_balance: credits of a new user; None switches LibreChat's balance off.
+    compression: DISABLE_COMPRESSION=false; with it the Agents API's streams arrive in one lump (contract §6).
+    """
+
+    jwt_secret: str
+    jwt_refresh_secret: str
+    endpoints: tuple[Endpoint, ...] = (MOCK, MOCK_USAGE)
+    mcp_servers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    login_limit: Limit = Limit(100_000, 300)
+    register_limit: Limit = Limit(100_000, 3600)
+    upload_limit: Limit = Limit(100_000, 900)
+    message_ip_limit: Limit | None = None
+    concurrent_messages: int | None = None
+    ban_violations: bool = False
+    registration: bool = True
+    duplicate_delay_s: float = 1.0
+    start_delay_s: float = 0.15
+    late_save_s: float = 0.05
+    title_hold_s: float = 15.5
+    error_job_s: float = 300.0
+    completed_job_s: float = 0.0
+    session_s: int = 900
+    refresh_s: int = 7 * 86400
+    start_balance: float | None = None
+    secure_image_links: bool = False
+    compression: bool = False
+    default_tokens: int = 20
+    default_delay_ms: float = 10.0
+    provider_retries: int = 6
+    provider_retry_s: float = 0.01

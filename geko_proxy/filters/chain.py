@@ -1,0 +1,187 @@
+"""The ordered, immutable set of filters.
+
+Order: `[[filters]]` of geko.toml. Requests run top to bottom; reply, events and finish run bottom to top.
+Which filters override which hook on which route is worked out once, in the constructor: a hook that nobody
+overrides costs nothing, and a reply without event hooks is never framed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from geko_proxy.errors import EndStream, FilterError, Refused, UpstreamError
+from geko_proxy.exchange import Exchange, Reply, Route
+from geko_proxy.filters.base import EventHook, Failure, Filter
+from geko_proxy.sse import SseEvent
+
+log = logging.getLogger("geko.filters")
+
+_DECISIONS = (Refused, UpstreamError)  # raised on purpose: no failure of the filter
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A filter with its policy from geko.toml. timeout_ms: limit of one request or reply hook; None: no limit."""
+
+    filter: Filter
+    failure: Failure
+    timeout_ms: int | None = None
+
+
+@dataclass(slots=True)
+class _Hooks:
+    request: list[Entry] = field(default_factory=list)
+    reply: list[Entry] = field(default_factory=list)
+    stream: list[Entry] = field(default_factory=list)
+    finish: list[Entry] = field(default_factory=list)
+
+
+def _overrides(entry: Entry, hook: str) -> bool:
+    return getattr(type(entry.filter), hook) is not getattr(Filter, hook)
+
+
+class Chain:
+    """Runs the hooks of its filters. Failures are counted per filter in `failures`."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = tuple(entries)
+        self.failures: dict[str, int] = {entry.filter.name: 0 for entry in entries}
+        self._started: list[Filter] = []
+        self._hooks = {route: self._hooks_of(route) for route in Route}
+
+    def _hooks_of(self, route: Route) -> _Hooks:
+        hooks = _Hooks()
+        for entry in self.entries:
+            if route not in entry.filter.routes:
+                continue
+            if _overrides(entry, "on_request"):
+                hooks.request.append(entry)
+            for name, found in (
+                ("on_reply", hooks.reply),
+                ("on_stream", hooks.stream),
+                ("on_finish", hooks.finish),
+            ):
+                if _overrides(entry, name):
+                    found.insert(0, entry)
+        return hooks
+
+    async def start(self) -> None:
+        """Start the filters in order. If one fails, those already started are stopped, in reverse."""
+        try:
+            for entry in self.entries:
+                await entry.filter.start()
+                self._started.append(entry.filter)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop what was started, in reverse; a failure is logged and the rest is stopped all the same."""
+        while self._started:
+            running = self._started.pop()
+            try:
+                await running.stop()
+            except Exception:
+                log.exception("filter %s failed to stop", running.name)
+
+    async def request(self, exchange: Exchange) -> Reply | None:
+        """Run the request hooks until one answers."""
+        for entry in self._hooks[exchange.route].request:
+            try:
+                if entry.timeout_ms is None:
+                    reply = await entry.filter.on_request(exchange)
+                else:
+                    async with asyncio.timeout(entry.timeout_ms / 1000):
+                        reply = await entry.filter.on_request(exchange)
+            except _DECISIONS:
+                raise
+            except Exception as error:  # noqa: BLE001  # the filter's policy decides
+                self._failed(entry, "on_request", exchange, error)
+                continue
+            if reply is not None:
+                return reply
+        return None
+
+    async def reply(self, exchange: Exchange, reply: Reply) -> Reply:
+        """Run the reply hooks on LibreChat's reply."""
+        exchange.reply = reply
+        for entry in self._hooks[exchange.route].reply:
+            try:
+                if entry.timeout_ms is None:
+                    instead = await entry.filter.on_reply(exchange)
+                else:
+                    async with asyncio.timeout(entry.timeout_ms / 1000):
+                        instead = await entry.filter.on_reply(exchange)
+            except _DECISIONS:
+                raise
+            except Exception as error:  # noqa: BLE001  # the filter's policy decides
+                self._failed(entry, "on_reply", exchange, error)
+                continue
+            if instead is not None:
+                exchange.reply.close()
+                exchange.reply = instead
+        return exchange.reply
+
+    def events(self, exchange: Exchange) -> EventHooks | None:
+        """Ask each filter once whether it wants this stream's events; None: nobody does."""
+        subscribed: list[tuple[Entry, EventHook]] = []
+        for entry in self._hooks[exchange.route].stream:
+            try:
+                hook = entry.filter.on_stream(exchange)
+            except Exception as error:  # noqa: BLE001  # the filter's policy decides
+                self._failed(entry, "on_stream", exchange, error)
+                continue
+            if hook is not None:
+                subscribed.append((entry, hook))
+        return EventHooks(self, exchange, subscribed) if subscribed else None
+
+    async def finish(self, exchange: Exchange) -> None:
+        """Run the finish hooks, all of them, whatever some of them do."""
+        for entry in self._hooks[exchange.route].finish:
+            try:
+                await entry.filter.on_finish(exchange)
+            except Exception:
+                self.failures[entry.filter.name] += 1
+                log.exception("%s: filter %s failed in on_finish", exchange.id, entry.filter.name)
+
+    def _failed(self, entry: Entry, hook: str, exchange: Exchange, error: Exception) -> None:
+        name = entry.filter.name
+        self.failures[name] += 1
+        log.error("%s: filter %s failed in %s", exchange.id, name, hook, exc_info=error)
+        if entry.failure is Failure.CLOSED:
+            raise FilterError(name, hook) from error
+
+
+class EventHooks:
+    """The event hooks of one stream, in the order in which events pass them (bottom to top)."""
+
+    def __init__(self, chain: Chain, exchange: Exchange, hooks: list[tuple[Entry, EventHook]]) -> None:
+        self._chain = chain
+        self._exchange = exchange
+        self._hooks = hooks
+
+    async def run(self, event: SseEvent) -> Sequence[SseEvent]:
+        """Pass an event through all hooks. Raises EndStream, and FilterError for a closed filter's failure."""
+        if len(self._hooks) == 1:
+            return await self._one(self._hooks[0], event)
+        events: Sequence[SseEvent] = (event,)
+        for subscribed in tuple(self._hooks):
+            passed: list[SseEvent] = []
+            for each in events:
+                passed.extend(await self._one(subscribed, each))
+            events = passed
+        return events
+
+    async def _one(self, subscribed: tuple[Entry, EventHook], event: SseEvent) -> Sequence[SseEvent]:
+        try:
+            instead = await subscribed[1](event)
+        except (EndStream, *_DECISIONS):
+            raise
+        except Exception as error:  # noqa: BLE001  # the filter's policy decides
+            self._chain._failed(subscribed[0], "event hook", self._exchange, error)
+            self._hooks = [each for each in self._hooks if each is not subscribed]
+            return (event,)
+        return (event,) if instead is None else instead

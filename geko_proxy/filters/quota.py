@@ -1,0 +1,234 @@
+"""Meters chat answers and holds a workspace to its token quota: a lease before, top-ups while, a charge after.
+
+What is not granted is not passed on. The rules of counting are in `metering`; this filter connects them to an exchange.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from geko_proxy.errors import StoreError
+from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
+from geko_proxy.librechat import concurrent_refusal
+from geko_proxy.metering.leases import Busy, Exhausted, Lease, NewTurn, TurnState
+from geko_proxy.metering.meter import TurnMeter
+from geko_proxy.metering.windows import month_window
+
+if TYPE_CHECKING:
+    from geko_proxy.services import Services
+
+log = logging.getLogger("geko.filters.quota")
+
+HEARTBEAT_S = 15.0  # a lease lives 60 s without one
+RECOVERY_S = 30.0
+REFUSAL_CODE = "quota_exceeded"
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaOptions:
+    """allowance: tokens leased at the start beyond the estimated prompt; step: tokens leased at each top-up."""
+
+    allowance: int = 200
+    step: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("allowance", "step"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
+                raise ValueError(f"{name}: expected a whole number from 1 to 1000000, got {value!r}")
+
+
+class MeteredTurn:
+    """One answer: its lease, its meter, and what became of it."""
+
+    __slots__ = ("final", "granted", "lease", "meter", "started", "state")
+
+    def __init__(self, lease: Lease, meter: TurnMeter) -> None:
+        self.lease = lease
+        self.meter = meter
+        self.granted = lease.granted
+        self.started = False
+        self.final: dict[str, Any] | None = None
+        self.state = TurnState.FAILED
+
+
+class QuotaFilter(Filter):
+    """Refuses with 429 what the quota has no room for, and cuts an answer that outgrows it."""
+
+    name: ClassVar[str] = "quota"
+    Options: ClassVar[type] = QuotaOptions
+    routes: ClassVar[frozenset[Route]] = frozenset({Route.CHAT})
+
+    def __init__(self, options: QuotaOptions, services: Services) -> None:
+        super().__init__(options, services)
+        self._allowance = options.allowance
+        self._step = options.step
+        self._leases = services.leases
+        self._turns: dict[Exchange, MeteredTurn] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._every(HEARTBEAT_S, self._beat), name="quota heartbeat"),
+            asyncio.create_task(self._every(RECOVERY_S, self._recover), name="quota recovery"),
+        ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def on_request(self, exchange: Exchange) -> Reply | None:
+        identity = exchange.signed_in()
+        assert exchange.tenant is not None
+        body = await exchange.request.json()
+        endpoint, _, model = (exchange.model or "").partition("/")
+        try:
+            turn = NewTurn(
+                identity.tenant_id,
+                identity.workspace_id,
+                identity.user_id,
+                _conversation_id(body),
+                endpoint,
+                model,
+            )
+        except ValueError as error:
+            raise Refused(400, "invalid_conversation_id", f"conversationId: {error}.") from None
+        window = month_window(datetime.now(UTC), exchange.tenant.time_zone)
+        need = self.services.counter.count(str(body.get("text") or ""))
+        outcome = await self._leases.begin(turn, window, need, self._allowance)
+        if isinstance(outcome, Busy):
+            raise concurrent_refusal()
+        if isinstance(outcome, Exhausted):
+            raise exhausted_refusal(outcome, exchange)
+        exchange.turn_id = turn.turn_id
+        self._turns[exchange] = MeteredTurn(outcome, TurnMeter(self.services.counter, model))
+        return None
+
+    async def on_reply(self, exchange: Exchange) -> Reply | None:
+        turn = self._turns.get(exchange)
+        reply = exchange.reply
+        if turn is None or reply is None or reply.status != 200:
+            return None
+        body = await reply.json()
+        if isinstance(body, dict) and isinstance(body.get("streamId"), str):
+            turn.started = True
+            await self._leases.set_conversation(turn.lease, body["streamId"])
+        return None
+
+    def on_stream(self, exchange: Exchange) -> EventHook | None:
+        turn = self._turns.get(exchange)
+        if turn is None:
+            return None
+        meter = turn.meter
+        on_event = meter.on_event
+
+        async def count(event: SseEvent) -> Sequence[SseEvent] | None:
+            data = event.json
+            if type(data) is not dict:
+                return None
+            on_event(data)
+            if "event" not in data:
+                self._note(turn, event, data)
+            if meter.consumed > turn.granted and turn.final is None:
+                await self._top_up(exchange, turn)
+            return None
+
+        return count
+
+    async def on_finish(self, exchange: Exchange) -> None:
+        turn = self._turns.pop(exchange, None)
+        if turn is None:
+            return
+        if not turn.started:
+            await self._leases.release(turn.lease)
+            return
+        charges = turn.meter.finish(turn.final)
+        await self._leases.settle(turn.lease, turn.state, charges)
+        log.info(
+            "%s: turn %s %s, %d tokens",
+            exchange.id,
+            turn.lease.turn_id,
+            turn.state,
+            sum(charge.tokens for charge in charges),
+        )
+
+    def _note(self, turn: MeteredTurn, event: SseEvent, data: dict[str, Any]) -> None:
+        """Remember how the answer ended; take the usage that a resumed stream brings along."""
+        if data.get("final"):
+            turn.final = data
+            if turn.state is not TurnState.CUT:
+                turn.state = TurnState.ABORTED if data.get("aborted") else TurnState.DONE
+        elif data.get("sync"):
+            state = data.get("resumeState")
+            usage = state.get("collectedUsage") if isinstance(state, dict) else None
+            for each in usage if isinstance(usage, list) else ():
+                turn.meter.on_event({"event": "on_token_usage", "data": each})
+
+    async def _top_up(self, exchange: Exchange, turn: MeteredTurn) -> None:
+        """Lease what the event at hand needs, and a step more; end the stream when there is not enough."""
+        missing = turn.meter.consumed - turn.granted
+        granted = await self._leases.top_up(turn.lease, missing + self._step, turn.meter.consumed)
+        turn.granted += granted
+        if granted < missing:
+            turn.state = TurnState.CUT
+            log.info("%s: turn %s is cut: the quota is used up", exchange.id, turn.lease.turn_id)
+            raise EndStream(notice=quota_text(exchange, turn.lease.window.end))
+
+    async def _every(self, seconds: float, work: Any) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except StoreError as error:
+                log.warning("%s failed: %s", work.__name__.strip("_"), error)
+            except Exception:
+                log.exception("%s failed", work.__name__.strip("_"))
+
+    async def _beat(self) -> None:
+        for turn in tuple(self._turns.values()):
+            await self._leases.heartbeat(turn.lease, turn.meter.consumed)
+
+    async def _recover(self) -> None:
+        count = await self._leases.recover_expired()
+        if count:
+            log.warning("settled %d turns of an instance that went away", count)
+
+
+def _conversation_id(body: dict[str, Any]) -> str | None:
+    value = body.get("conversationId")
+    if value is None or value in ("", "new"):
+        return None
+    if not isinstance(value, str):
+        raise ValueError("expected a string")
+    return value
+
+
+def quota_text(exchange: Exchange, resets_at: datetime) -> str:
+    """What people read when the quota is used up."""
+    name = exchange.workspace.name if exchange.workspace is not None else "this workspace"
+    return f"The monthly token quota of workspace {name} is used up. It starts anew on {resets_at:%-d %B %Y}."
+
+
+def exhausted_refusal(outcome: Exhausted, exchange: Exchange) -> Refused:
+    """429 with free text that LibreChat's client shows in a red box (contract §7.3)."""
+    text = quota_text(exchange, outcome.resets_at)
+    return Refused(
+        429,
+        REFUSAL_CODE,
+        text,
+        librechat={"type": "google_error", "info": text},
+        details={
+            "used": outcome.used,
+            "leased": outcome.leased,
+            "limit": outcome.limit,
+            "resetsAt": outcome.resets_at.isoformat(),
+        },
+        retry_after_s=int(outcome.resets_at.timestamp() - time.time()),
+    )

@@ -1,0 +1,89 @@
+"""What was used: one Charge for each model call, and the append-only table usage_events that keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from geko_proxy.storage.database import Database
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+
+class Source(StrEnum):
+    """Who says what a call has used."""
+
+    PROVIDER = "provider"
+    ESTIMATE = "estimate"
+    RECOVERED = "recovered"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """The tokens of one model call, billed once.
+
+    run_id, seq: LibreChat's own names for the call; (turn, run_id, seq) is the key that keeps it from being billed
+    twice (contract §4.7 rule 1). GEKO's own entries have a negative seq.
+    kind: "chat", or LibreChat's usage_type: "summarization", "subagent", "sequential".
+    input_tokens: the whole prompt, cached parts included; cached_tokens: the part of it that came from a cache.
+    reasoning_tokens: hidden reasoning, only as far as output_tokens does not hold it.
+    """
+
+    run_id: str
+    seq: int
+    kind: str
+    model: str
+    provider: str
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+    source: Source = Source.PROVIDER
+
+    @property
+    def tokens(self) -> int:
+        """What the quota is charged: input + output + hidden reasoning."""
+        return self.input_tokens + self.output_tokens + self.reasoning_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the ledger: a charge, whose it is and when its turn began."""
+
+    turn_id: UUID
+    workspace_id: UUID
+    user_id: UUID
+    conversation_id: str | None
+    occurred_at: datetime
+    charge: Charge
+
+
+TURN_ENTRIES = """
+select turn_id, workspace_id, user_id, conversation_id, occurred_at, run_id, seq, kind, model, provider,
+    input_tokens, output_tokens, cached_tokens, reasoning_tokens, estimated, source
+from usage_events where tenant_id = $1 and turn_id = $2 order by recorded_at, run_id, seq"""
+
+
+class Ledger:
+    """Reads usage_events. Only `Leases.settle` and `Leases.recover_expired` write to it."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def of_turn(self, tenant_id: UUID, turn_id: UUID) -> list[Entry]:
+        """Everything that was charged for one turn, oldest first."""
+        async with self._db.tenant(tenant_id) as scope:
+            rows = await scope.fetch(TURN_ENTRIES, turn_id)
+        return [entry_of(row) for row in rows]
+
+
+def entry_of(row: Record) -> Entry:
+    """A row of TURN_ENTRIES as an entry."""
+    charge = {name: row[name] for name in Charge.__slots__}
+    owner = {name: row[name] for name in Entry.__slots__ if name != "charge"}
+    return Entry(**owner, charge=Charge(**charge | {"source": Source(row["source"])}))

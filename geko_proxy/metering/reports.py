@@ -1,0 +1,92 @@
+"""What a workspace has used in a quota window, in total, by member and by model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from geko_proxy.metering.windows import Window
+from geko_proxy.storage.database import Database
+
+TOTALS = """
+select
+    coalesce((select used from quota_windows
+        where tenant_id = $1 and workspace_id = $2 and starts_at = $3), 0) as used,
+    coalesce((select leased from quota_windows
+        where tenant_id = $1 and workspace_id = $2 and starts_at = $3), 0) as leased,
+    (select token_limit from workspace_quotas where tenant_id = $1 and workspace_id = $2) as token_limit"""
+
+BY_MEMBER = """
+select user_id, sum(tokens)::bigint as tokens, count(distinct turn_id) as turns
+from usage_events
+where tenant_id = $1 and workspace_id = $2 and occurred_at >= $3 and occurred_at < $4
+group by user_id order by tokens desc, user_id"""
+
+BY_MODEL = """
+select model, sum(tokens)::bigint as tokens, count(distinct turn_id) as turns,
+    coalesce(sum(tokens) filter (where estimated), 0)::bigint as estimated_tokens
+from usage_events
+where tenant_id = $1 and workspace_id = $2 and occurred_at >= $3 and occurred_at < $4
+group by model order by tokens desc, model"""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberUsage:
+    """What one user was charged, in tokens, and in how many turns."""
+
+    user_id: UUID
+    tokens: int
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """What was charged for one model, in tokens; `estimated_tokens` of them were not reported by a provider."""
+
+    model: str
+    tokens: int
+    turns: int
+    estimated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """The state of a workspace's quota. All numbers are tokens; limit and remaining None: unlimited.
+
+    leased: held by answers that run now. remaining: limit - used - leased, never below 0.
+    """
+
+    used: int
+    leased: int
+    limit: int | None
+    window: Window
+    by_member: tuple[MemberUsage, ...]
+    by_model: tuple[ModelUsage, ...]
+
+    @property
+    def remaining(self) -> int | None:
+        """What a new turn may still take."""
+        return None if self.limit is None else max(0, self.limit - self.used - self.leased)
+
+
+class Reports:
+    """Reads the quota windows and the ledger."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def usage(self, tenant_id: UUID, workspace_id: UUID, window: Window) -> UsageReport:
+        """The report of one workspace for one window; zeros where nothing was used."""
+        async with self._db.tenant(tenant_id) as scope:
+            totals = await scope.fetch_row(TOTALS, workspace_id, window.start)
+            members = await scope.fetch(BY_MEMBER, workspace_id, window.start, window.end)
+            models = await scope.fetch(BY_MODEL, workspace_id, window.start, window.end)
+        assert totals is not None  # a select without from has one row
+        return UsageReport(
+            used=totals["used"],
+            leased=totals["leased"],
+            limit=totals["token_limit"],
+            window=window,
+            by_member=tuple(MemberUsage(*row) for row in members),
+            by_model=tuple(ModelUsage(*row) for row in models),
+        )

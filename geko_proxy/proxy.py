@@ -1,0 +1,430 @@
+"""The way of one request: classify, filters, LibreChat (or an endpoint of GEKO's own), filters, client."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import itertools
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDict
+
+from geko_proxy import relay
+from geko_proxy.errors import (
+    FilterError,
+    Refused,
+    StoreError,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from geko_proxy.exchange import Exchange, Reply, Request, Route
+from geko_proxy.filters.chain import Chain
+from geko_proxy.headers import cookies_for_librechat, reply_headers, request_headers
+from geko_proxy.librechat import Classifier, concurrent_refusal, error_reply, refusal_in_event_text
+from geko_proxy.routing import BadPath, normalise_path
+from geko_proxy.turns import Turn, Turns
+from geko_proxy.upstream import Upstream
+
+if TYPE_CHECKING:
+    from geko_proxy.accounts.shadow import ShadowAccounts
+    from geko_proxy.librechat_client import LibreChatClient
+
+log = logging.getLogger("geko.proxy")
+access = logging.getLogger("geko.access")
+
+Endpoint = Callable[[Exchange, web.BaseRequest], Awaitable[Reply | web.StreamResponse]]
+
+MAX_START_REPLY_BYTES = 1024 * 1024
+
+
+class Proxy:
+    """Handles every request of the public listener."""
+
+    def __init__(
+        self,
+        *,
+        classifier: Classifier,
+        endpoints: Mapping[str, Endpoint],
+        chain: Chain,
+        upstream: Upstream,
+        client: LibreChatClient,
+        shadows: ShadowAccounts,
+        turns: Turns,
+        trusted_proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = (),
+        max_json_bytes: int = 3 * 1024 * 1024,
+        max_upload_bytes: int = 512 * 1024 * 1024,
+        access_log: bool = True,
+    ) -> None:
+        self.chain = chain
+        self._classifier = classifier
+        self._endpoints = endpoints
+        self._upstream = upstream
+        self._client = client
+        self._shadows = shadows
+        self._turns = turns
+        self._max_json_bytes = max_json_bytes
+        self._max_upload_bytes = max_upload_bytes
+        self._access_log = access_log
+        self._ids = itertools.count(1)
+        self._id_prefix = os.urandom(6).hex()
+        self._client_ip = ClientAddress(trusted_proxies)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request from its head to the last byte of its reply. The story of the whole proxy."""
+        exchange = self._open(request)
+        status = 499  # the client left before there was a status
+        try:
+            if exchange.route is Route.CHAT:
+                # a chat message goes on when the client leaves, or its usage would be lost
+                reply = await asyncio.shield(self._turns.spawn(self._chat(exchange, request)))
+                response = await relay.send(request, exchange, reply, None)
+            else:
+                response = await self._plain(exchange, request)
+            status = response.status
+            return response
+        except relay.ClientLeft:
+            return web.Response(status=499)
+        except Exception as error:  # noqa: BLE001  # the last place: whatever it is becomes a reply
+            reply = self._failure(exchange, error)
+            status = reply.status
+            return await relay.send(request, exchange, reply, None)
+        finally:
+            if exchange.route is not Route.CHAT:
+                await self.chain.finish(exchange)
+            if self._access_log:
+                self._log(exchange, status)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for running answers to end."""
+        await self._turns.drain(timeout_s)
+
+    async def _plain(self, exchange: Exchange, request: web.BaseRequest) -> web.StreamResponse:
+        reply = await self.chain.request(exchange)
+        if reply is None:
+            if exchange.route is Route.BLOCKED:
+                raise self._blocked(exchange)
+            endpoint = self._endpoints.get(exchange.operation)
+            if endpoint is not None:
+                answer = await endpoint(exchange, request)
+                if isinstance(answer, web.StreamResponse):
+                    return answer
+                return await relay.send(request, exchange, answer, None)
+            if exchange.route is Route.STREAM:
+                return await self._listen(exchange, request)
+            if exchange.operation == "chat.abort":
+                await self._check_abort(exchange)
+            reply = await self._forward(exchange, request)
+            reply = await self.chain.reply(exchange, reply)
+        hooks = self.chain.events(exchange) if reply.is_event_stream else None
+        return await relay.send(request, exchange, reply, hooks)
+
+    async def _chat(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """Start an answer; from then on the turn finishes the exchange."""
+        started = False
+        try:
+            reply = await self.chain.request(exchange)
+            if reply is None:
+                reply, turn = await self._start_turn(exchange, request)
+                reply = await self.chain.reply(exchange, reply)
+                if turn is not None:
+                    self._turns.start(turn, lambda: self.chain.finish(exchange))
+                    started = True
+            await reply.read()
+            return reply
+        finally:
+            if not started:
+                await self.chain.finish(exchange)
+
+    async def start_chat(self, parent: Exchange, body: dict[str, Any], request: web.BaseRequest) -> Turn:
+        """For GEKO's own chat endpoints: send a chat message as LibreChat's client would, through all filters.
+
+        body: as LibreChat wants it (contract §4.1). Raises what the caller is to be told.
+        """
+        asked = Request(
+            "POST",
+            "/api/agents/chat",
+            "",
+            parent.request.headers,
+            client_ip=parent.request.client_ip,
+            cookies=parent.request.cookies,
+            secure=parent.request.secure,
+        )
+        asked.set_json(body)
+        exchange = Exchange(parent.id, asked, Route.CHAT, "chat", {}, parent.started_at)
+        exchange.parent = parent
+        reply = await asyncio.shield(self._turns.spawn(self._chat(exchange, request)))
+        stream_id = _stream_id(reply.status, await reply.read())
+        turn = None
+        if stream_id is not None:
+            turn = self._turns.find(exchange.signed_in().workspace_id, stream_id)
+        if turn is None:
+            raise Refused(502, "upstream_error", "LibreChat did not start an answer.")
+        return turn
+
+    async def _start_turn(self, exchange: Exchange, request: web.BaseRequest) -> tuple[Reply, Turn | None]:
+        identity = exchange.signed_in()
+        conversation_id = (await exchange.request.json()).get("conversationId")
+        if isinstance(conversation_id, str) and self._turns.running(identity.workspace_id, conversation_id):
+            raise concurrent_refusal()
+        reply = await self._forward(exchange, request)
+        body = await reply.read()
+        stream_id = _stream_id(reply.status, body)
+        if stream_id is None:
+            if reply.status == 200:
+                reason = refusal_in_event_text(body) or "LibreChat did not start an answer."
+                raise Refused(403, "refused_by_librechat", reason)
+            return reply, None
+        shadow = await self._shadows.get(identity.tenant_id, identity.workspace_id, identity.user_id)
+        hooks = self.chain.events(exchange)
+        turn = Turn(exchange, stream_id, self._client, lambda: self._shadows.bearer(shadow), hooks)
+        return reply, turn
+
+    async def _listen(self, exchange: Exchange, request: web.BaseRequest) -> web.StreamResponse:
+        """Serve a browser from the turn's log; `?resume=true` gets a `sync` first, as from LibreChat."""
+        identity = exchange.signed_in()
+        turn = self._turns.find(identity.workspace_id, exchange.params["streamId"])
+        if turn is None:
+            raise Refused(
+                404,
+                "stream_not_found",
+                "The generation job does not exist or has expired.",
+                librechat={
+                    "error": "Stream not found",
+                    "message": "The generation job does not exist or has expired.",
+                },
+            )
+        if turn.user_id != identity.user_id:
+            raise Refused(403, "forbidden", "Unauthorized", librechat={"error": "Unauthorized"})
+        resume = "resume=true" in exchange.request.query.split("&")
+        first, start = await turn.resume() if resume else (b"", 0)
+        return await relay.send_log(request, exchange, turn.log, first, start)
+
+    async def _check_abort(self, exchange: Exchange) -> None:
+        """Let only aborts through that name a running answer of the caller (contract trap 18)."""
+        identity = exchange.signed_in()
+        body = await exchange.request.json()
+        named = (
+            body.get("streamId")
+            or body.get("conversationId")
+            or str(body.get("abortKey") or "").split(":")[0]
+        )
+        turn = None
+        if isinstance(named, str) and named not in ("", "new"):
+            turn = self._turns.running(identity.workspace_id, named)
+        elif named in ("", "new"):
+            turn = self._turns.latest_of(identity.workspace_id, identity.user_id)
+        if turn is None or turn.user_id != identity.user_id:
+            missing = {"error": "Job not found", "streamId": named}
+            raise Refused(404, "job_not_found", "No such answer is running.", librechat=missing)
+        exchange.request.set_json({"streamId": turn.stream_id, "conversationId": turn.stream_id})
+
+    async def _forward(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """Send the exchange to LibreChat as the caller's shadow account; give back head and unread body."""
+        asked = exchange.request
+        filtered = exchange.route in (Route.DISCOVERY, Route.CHAT, Route.AGENTS_API)
+        await self._identify(exchange)
+        headers = request_headers(
+            asked,
+            request.raw_headers if request is not None else (),
+            forwarded_for=asked.client_ip,
+            forwarded_host=request.host,
+            request_id=exchange.id,
+            keep_conditionals=not filtered,
+            keep_encoding=not filtered,
+        )
+        target = asked.path + ("?" + asked.query if asked.query else "")
+        length = request.content_length if asked.source is not None else None
+        reply = await self._upstream.request(
+            asked.method, target, headers, asked.body if asked.source is None else asked.source,
+            content_length=length,
+        )  # fmt: skip
+        kept = reply_headers(reply.headers, self._upstream.origin)
+        if exchange.route is Route.MEDIA:
+            kept["Cache-Control"] = "private, max-age=3600"
+        if reply.bodiless:
+            return Reply(reply.status, kept)
+        return Reply(reply.status, kept, source=reply)
+
+    async def _identify(self, exchange: Exchange) -> None:
+        """Put the shadow account's credentials on the request; the client's own never go on."""
+        extra: dict[str, str] = {}
+        identity = exchange.user
+        if identity is not None and exchange.route is not Route.ASSET:
+            shadow = await self._shadows.get(identity.tenant_id, identity.workspace_id, identity.user_id)
+            if exchange.route is Route.MEDIA:
+                extra["refreshToken"] = await self._shadows.credentials.refresh_cookie(shadow)
+            else:
+                bearer = await self._shadows.bearer(shadow)
+                exchange.request.overrides["authorization"] = "Bearer " + bearer
+        cookies = exchange.request.cookies
+        if cookies or extra:
+            header = cookies_for_librechat(cookies, extra)
+            if header:
+                exchange.request.overrides["cookie"] = header
+
+    def _open(self, request: web.BaseRequest) -> Exchange:
+        exchange_id = f"{self._id_prefix}{next(self._ids):06x}"
+        raw_path, _, query = request.raw_path.partition("?")
+        bad: str | None = None
+        try:
+            path = normalise_path(raw_path)
+        except BadPath as error:
+            path, bad = "/", str(error)
+        rule, params = self._classifier.classify(request.method, path)
+        cookies = request.cookies if "Cookie" in request.headers else {}
+        body_source = BodyReader(request, self._max_upload_bytes) if request.can_read_body else None
+        asked = Request(
+            request.method,
+            path,
+            query.partition("#")[0],
+            request.headers,
+            client_ip=self._client_ip.of(request),
+            cookies=cookies,
+            secure=self._client_ip.is_secure(request),
+            source=body_source,
+            max_json_bytes=self._max_json_bytes,
+        )
+        exchange = Exchange(exchange_id, asked, rule.route, rule.operation, params, time.time())
+        if bad is not None:
+            exchange.route, exchange.operation = Route.BLOCKED, "bad_path"
+        elif body_source is not None and not rule.upload:
+            body_source.limit = self._max_json_bytes
+        return exchange
+
+    def _blocked(self, exchange: Exchange) -> Refused:
+        if exchange.operation == "bad_path":
+            return Refused(400, "bad_path", "The path is malformed.")
+        allowed = self._classifier.methods(exchange.request.path)
+        if exchange.request.method == "OPTIONS" and allowed:
+            return Refused(204, "options", "", headers={"Allow": ", ".join(sorted(allowed | {"OPTIONS"}))})
+        if exchange.operation == "unknown" and allowed and exchange.request.method not in allowed:
+            allow = {"Allow": ", ".join(sorted(allowed))}
+            return Refused(405, "method_not_allowed", "This method is not served here.", headers=allow)
+        return Refused(404, "not_found", "Endpoint not found")
+
+    def _failure(self, exchange: Exchange, error: Exception) -> Reply:
+        """Turn an exception into the reply for the client: no stack trace, nothing internal."""
+        match error:
+            case Refused():
+                refused = error
+            case UpstreamTimeout():
+                refused = Refused(504, "upstream_timeout", "LibreChat did not answer in time.")
+            case UpstreamBusy():
+                refused = Refused(503, "upstream_busy", "LibreChat is busy; try again.", retry_after_s=1)
+            case UpstreamUnreachable():
+                refused = Refused(502, "upstream_unreachable", "LibreChat can't be reached.")
+            case UpstreamError():
+                refused = Refused(502, "upstream_error", "LibreChat gave no usable answer.")
+            case FilterError():
+                refused = Refused(502, "filter_failed", "A check of this request failed.")
+            case StoreError():
+                refused = Refused(503, "database_unavailable", "Try again in a moment.", retry_after_s=2)
+            case _:
+                log.error("%s: %s failed", exchange.id, exchange.operation, exc_info=error)
+                refused = Refused(500, "internal_error", "Something went wrong.")
+        if not isinstance(error, Refused):
+            log.warning("%s: %s: %s", exchange.id, refused.code, error)
+        if refused.status == 204:
+            return Reply(204, CIMultiDict(refused.headers or {}), b"")
+        return error_reply(exchange.id, exchange.request.path, exchange.route, refused)
+
+    def _log(self, exchange: Exchange, status: int) -> None:
+        if access.isEnabledFor(logging.INFO):
+            user = exchange.user
+            access.info(
+                "%s %s %s %d %.1fms %s %s",
+                exchange.id,
+                exchange.request.method,
+                exchange.request.path,  # without the query: it may hold secrets (contract trap 24)
+                status,
+                (time.time() - exchange.started_at) * 1000,
+                exchange.request.client_ip,
+                user.user_id if user is not None else "-",
+            )
+
+
+def _stream_id(status: int, body: bytes) -> str | None:
+    if status != 200:
+        return None
+    try:
+        value = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None
+    stream_id = value.get("streamId") if isinstance(value, dict) else None
+    return stream_id if isinstance(stream_id, str) and stream_id else None
+
+
+class BodyReader:
+    """The client's body as a source; refuses what is longer than `limit` bytes."""
+
+    __slots__ = ("_content", "_size", "limit")
+
+    def __init__(self, request: web.BaseRequest, limit: int) -> None:
+        self._content = request.content
+        self._size = 0
+        self.limit = limit
+        if (request.content_length or 0) > limit:
+            self._size = request.content_length or 0
+
+    async def read_chunk(self) -> bytes:
+        """The next bytes. Raises Refused 413 beyond the limit."""
+        chunk: bytes = await self._content.readany()
+        self._size += len(chunk)
+        if self._size > self.limit:
+            raise Refused(413, "body_too_large", f"The request body is larger than {self.limit} bytes.")
+        return chunk
+
+    def close(self) -> None:
+        """aiohttp discards what is left."""
+
+
+class ClientAddress:
+    """Finds the client's address: X-Forwarded-For counts only from trusted proxies, right to left (RFC 7239 §8.1)."""
+
+    def __init__(self, trusted: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> None:
+        self._trusted = tuple(trusted)
+        self._is_trusted = lru_cache(4096)(self._in_trusted)
+
+    def of(self, request: web.BaseRequest) -> str:
+        """The address of the client, as text."""
+        peer = request.remote or "127.0.0.1"
+        if not self._trusted or not self._is_trusted(peer):
+            return peer
+        entries = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
+        for entry in reversed([each.strip() for each in entries if each.strip()]):
+            if not self._is_trusted(entry):
+                return entry if _is_address(entry) else peer
+        return peer
+
+    def is_secure(self, request: web.BaseRequest) -> bool:
+        """Whether the client speaks https, as far as a trusted proxy says so."""
+        if request.secure:
+            return True
+        peer = request.remote or ""
+        if not self._trusted or not self._is_trusted(peer):
+            return False
+        return request.headers.get("X-Forwarded-Proto", "").split(",")[-1].strip().lower() == "https"
+
+    def _in_trusted(self, address: str) -> bool:
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(ip in network for network in self._trusted)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,117 @@
+"""Copies a reply to the client. Alone in writing to the client's connection, apart from GEKO's own endpoints."""
+
+from __future__ import annotations
+
+import logging
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from geko_proxy.errors import EndStream, FilterError, UpstreamError
+from geko_proxy.exchange import Exchange, Reply
+from geko_proxy.filters.chain import EventHooks
+from geko_proxy.sse import SseEvent, SseFormatError, SseParser
+from geko_proxy.turns import EventLog
+
+log = logging.getLogger("geko.relay")
+
+EVENT_STREAM_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Content-Encoding": "identity",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+def secure_headers(headers: CIMultiDict[str], exchange_id: str, https: bool) -> CIMultiDict[str]:
+    """Add the headers that every reply of GEKO carries."""
+    headers["X-Request-Id"] = exchange_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["X-Frame-Options"] = "SAMEORIGIN"
+    headers["Referrer-Policy"] = "same-origin"
+    headers["Server"] = "geko"
+    if https:
+        headers["Strict-Transport-Security"] = "max-age=31536000"
+    return headers
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before the end."""
+
+
+async def send(
+    request: web.BaseRequest, exchange: Exchange, reply: Reply, hooks: EventHooks | None
+) -> web.StreamResponse:
+    """Send a reply: bytes at once, a source as it arrives, an event stream through its hooks if there are any."""
+    headers = secure_headers(reply.headers, exchange.id, exchange.request.secure)
+    if reply.source is None and request.method != "HEAD":
+        return web.Response(status=reply.status, headers=headers, body=reply.body)
+    response = web.StreamResponse(status=reply.status, headers=headers)
+    if hooks is not None:
+        response.headers.popall("Content-Length", None)
+    await response.prepare(request)
+    try:
+        if request.method == "HEAD":
+            pass
+        elif hooks is None:
+            await _raw(reply, response)
+        else:
+            await _events(exchange, reply, response, hooks)
+        await response.write_eof()
+    except ConnectionError as error:
+        raise ClientLeft from error
+    finally:
+        reply.close()
+    return response
+
+
+async def _raw(reply: Reply, response: web.StreamResponse) -> None:
+    source = reply.source
+    assert source is not None
+    try:
+        while chunk := await source.read_chunk():
+            await response.write(chunk)
+    except UpstreamError as error:
+        log.warning("LibreChat broke off a reply: %s", error)
+        # the head is out: a cut connection is the only honest end (RFC 9112 §8)
+        response.force_close()
+        raise ClientLeft from error
+
+
+async def _events(exchange: Exchange, reply: Reply, response: web.StreamResponse, hooks: EventHooks) -> None:
+    parser = SseParser()
+    assert reply.source is not None
+    try:
+        while chunk := await reply.source.read_chunk():
+            out = []
+            try:
+                for event in parser.feed(chunk):
+                    out.extend([each.raw for each in await hooks.run(event)])
+            finally:
+                if out:
+                    await response.write(b"".join(out))
+    except EndStream as end:
+        await response.write(b"".join(event.raw for event in end.last))
+    except (FilterError, UpstreamError, SseFormatError) as error:
+        log.warning("%s: stream ended: %s", exchange.id, error)
+        text = {"error": {"message": "The stream was ended by an error.", "code": "stream_failed"}}
+        await response.write(SseEvent.message(text, "error").raw)
+
+
+async def send_log(
+    request: web.BaseRequest, exchange: Exchange, events: EventLog, first: bytes, start: int
+) -> web.StreamResponse:
+    """Serve an answer's events from number `start` on to one more browser, after `first`."""
+    headers = secure_headers(CIMultiDict(EVENT_STREAM_HEADERS), exchange.id, exchange.request.secure)
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    try:
+        if request.method != "HEAD":
+            if first:
+                await response.write(first)
+            async for piece in events.follow(start):
+                await response.write(piece)
+        await response.write_eof()
+    except ConnectionError as error:
+        raise ClientLeft from error
+    return response

@@ -1,0 +1,62 @@
+"""Listener, signals, drain. Knows how to run a proxy, not what it does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from geko_proxy.app import open_proxy
+from geko_proxy.config import Settings
+
+log = logging.getLogger("geko.server")
+
+KEEPALIVE_TIMEOUT_S = 75.0
+BACKLOG = 4096
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[str]:
+    """Serve while the context is open; gives the address, `http://host:port`.
+
+    On the way out no new connection is taken, running answers get `server.shutdown_timeout_s`.
+    """
+    async with open_proxy(settings) as proxy:
+        server = web.Server(
+            proxy.handle,
+            handler_cancellation=True,  # a reply that nobody reads must not keep LibreChat busy
+            access_log=None,
+            auto_decompress=False,  # compressed bodies are passed on as they are
+            keepalive_timeout=KEEPALIVE_TIMEOUT_S,
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=settings.server.shutdown_timeout_s)
+        await runner.setup()
+        site = web.TCPSite(runner, settings.server.host, settings.server.port, backlog=BACKLOG)
+        try:
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            await site.stop()
+            await proxy.drain(settings.server.shutdown_timeout_s)
+        finally:
+            await runner.cleanup()
+
+
+async def serve(settings: Settings, ready: Callable[[str], Awaitable[None]] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+    async with serving(settings) as address:
+        log.info("listening on %s", address)
+        if ready is not None:
+            await ready(address)
+        await stop.wait()
+        log.info("stopping")

@@ -1,0 +1,57 @@
+"""What filters and endpoints may use. Plain data, wired in `app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from geko_proxy.accounts.registration import Registration
+    from geko_proxy.accounts.sessions import Sessions
+    from geko_proxy.accounts.shadow import ShadowAccounts
+    from geko_proxy.accounts.shadow_store import ShadowStore
+    from geko_proxy.accounts.tokens import AccessTokens
+    from geko_proxy.accounts.users import UserStore
+    from geko_proxy.config import Settings
+    from geko_proxy.librechat_client import LibreChatClient
+    from geko_proxy.metering.leases import Leases
+    from geko_proxy.metering.quotas import QuotaStore
+    from geko_proxy.metering.reports import Reports
+    from geko_proxy.metering.tokens import TokenCounter
+    from geko_proxy.storage.database import Database
+    from geko_proxy.turns import Turns
+    from geko_proxy.workspaces.audit import Audit
+    from geko_proxy.workspaces.config import WorkspaceConfigStore
+    from geko_proxy.workspaces.members import MemberStore
+    from geko_proxy.workspaces.shared_links import SharedLinkStore
+    from geko_proxy.workspaces.tenants import TenantStore
+    from geko_proxy.workspaces.workspaces import WorkspaceStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The stores and clients of one running GEKO. redis: None without a Redis."""
+
+    settings: Settings
+    database: Database
+    redis: Redis | None
+    client: LibreChatClient
+    users: UserStore
+    registration: Registration
+    sessions: Sessions
+    tokens: AccessTokens
+    shadows: ShadowAccounts
+    shadow_store: ShadowStore
+    tenants: TenantStore
+    workspaces: WorkspaceStore
+    members: MemberStore
+    configs: WorkspaceConfigStore
+    shared_links: SharedLinkStore
+    audit: Audit
+    leases: Leases
+    quotas: QuotaStore
+    reports: Reports
+    counter: TokenCounter
+    turns: Turns

@@ -1,0 +1,1 @@
+"""PostgreSQL: the connection pool with its tenant scopes, migrations, the embedded server, invalidation."""

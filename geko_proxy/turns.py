@@ -1,0 +1,379 @@
+"""Turns: a chat message and its answer. A turn is owned by a task, not by a client's connection.
+
+It reads LibreChat's stream exactly once, passes each event through the filters once, and keeps the result in an
+ordered log from which any number of browsers is served (design §2; contract §4.7, traps 6, 14, 15, 17).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from geko_proxy.errors import EndStream, FilterError, UpstreamError
+from geko_proxy.exchange import Exchange
+from geko_proxy.librechat import error_part
+from geko_proxy.librechat_client import LibreChatClient
+from geko_proxy.sse import SseEvent, SseFormatError, SseParser
+
+if TYPE_CHECKING:
+    from geko_proxy.filters.chain import EventHooks
+    from geko_proxy.upstream import UpstreamReply
+
+log = logging.getLogger("geko.turns")
+
+FINAL_WAIT_S = 5.0  # for the aborted final after a cut
+LATE_SAVE_S = 0.15  # LibreChat saves once more after an abort (contract §4.8)
+LINGER_S = 30.0  # a browser that comes after the end still gets the whole answer
+RECONNECTS = 3
+
+Bearer = Callable[[], Awaitable[str]]
+
+
+class EventLog:
+    """The events of one answer as bytes, in order. Written by the turn, followed by any number of readers."""
+
+    __slots__ = ("_waiting", "closed", "events")
+
+    def __init__(self) -> None:
+        self.events: list[bytes] = []
+        self.closed = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def append(self, raw: bytes) -> None:
+        """Add an event and wake the readers."""
+        self.events.append(raw)
+        self._wake()
+
+    def close(self) -> None:
+        """No event will follow."""
+        self.closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    async def follow(self, start: int = 0) -> AsyncIterator[bytes]:
+        """All events from number `start` on, as they come; those that are there already in one piece."""
+        at = start
+        loop = asyncio.get_running_loop()
+        while True:
+            count = len(self.events)
+            if at < count:
+                piece = self.events[at] if count - at == 1 else b"".join(self.events[at:count])
+                at = count
+                yield piece
+            elif self.closed:
+                return
+            else:
+                future = loop.create_future()
+                self._waiting.append(future)
+                await future
+
+
+class Turn:
+    """One answer that is being read, or was until a moment ago."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        stream_id: str,
+        client: LibreChatClient,
+        bearer: Bearer,
+        hooks: EventHooks | None,
+    ) -> None:
+        identity = exchange.signed_in()
+        self.exchange = exchange
+        self.stream_id = stream_id  # equals the conversation id (contract §0.2)
+        self.user_id: UUID = identity.user_id
+        self.workspace_id: UUID = identity.workspace_id
+        self.log = EventLog()
+        self.final: dict[str, Any] | None = None  # the final event's JSON
+        self.created: dict[str, Any] | None = None
+        self.run_id: str | None = None
+        self.notice: str | None = None  # why the answer was cut
+        self._client = client
+        self._bearer = bearer
+        self._hooks = hooks
+        self._ended = False
+        self._last = b""
+
+    async def run(self, finished: Callable[[], Awaitable[None]]) -> None:
+        """Read the answer to its end. Never leaves a reader of the log without a final or an error event.
+
+        `finished` is awaited before the last event is passed on: who sees the end of an answer sees it charged.
+        """
+        try:
+            await self._read_to_the_end()
+        except Exception:
+            log.exception("%s: reading the answer failed", self.exchange.id)
+        finally:
+            if not self._ended:
+                self._end_with_error("The answer broke off. Reload the page to see what was stored.")
+            try:
+                await finished()
+            finally:
+                self.log.append(self._last)
+                self.log.close()
+
+    async def abort(self) -> bool:
+        """Ask LibreChat to stop this answer; its final then comes through the stream."""
+        return await self._client.abort(await self._bearer(), self.stream_id)
+
+    async def resume(self) -> tuple[bytes, int]:
+        """For a browser that comes back: a `sync` event, and the number of the event to go on with.
+
+        The sync is empty and every event but `created` follows: LibreChat's client rebuilds the answer from them, and
+        sees exactly what the filters let through.
+        """
+        question = (self.created or {}).get("message") or {}
+        state: dict[str, Any] = {
+            "runSteps": [],
+            "aggregatedContent": [],
+            "userMessage": question,
+            "responseMessageId": self.run_id,
+            "conversationId": self.stream_id,
+            "model": (self.exchange.model or "").partition("/")[2] or None,
+        }
+        start = 1 if self.created is not None else 0
+        return SseEvent.message({"sync": True, "resumeState": state, "pendingEvents": []}).raw, start
+
+    async def _read_to_the_end(self) -> None:
+        for attempt in range(RECONNECTS + 1):
+            try:
+                reply = await self._client.open_stream(
+                    await self._bearer(), self.stream_id, resume=attempt > 0
+                )
+                if reply.status != 200:
+                    reply.close()
+                    await self._take_stored_answer()
+                    return
+                await self._read(reply)
+                if self._ended:
+                    return
+            except (UpstreamError, SseFormatError) as error:
+                log.warning("%s: stream lost (%s), attempt %d", self.exchange.id, error, attempt + 1)
+            await asyncio.sleep(0.2 * 2**attempt)
+
+    async def _read(self, reply: UpstreamReply) -> None:
+        parser = SseParser()
+        try:
+            while chunk := await reply.read_chunk():
+                for event in parser.feed(chunk):
+                    await self._take(event)
+                    if self._ended:
+                        return
+                    if self.notice is not None:
+                        await self._cut(reply, parser)
+                        return
+        finally:
+            reply.close()
+
+    async def _take(self, event: SseEvent) -> None:
+        """Pass one event through the filters into the log."""
+        kind = self._note(event)
+        try:
+            passed = (event,) if self._hooks is None else await self._hooks.run(event)
+        except EndStream as end:
+            for last in end.last:
+                self.log.append(last.raw)
+            self.notice = end.notice or "The answer was ended by a rule of this workspace."
+            passed = (event,) if kind == "final" else ()
+        except FilterError:
+            self.notice = "The answer was ended because a check of it failed."
+            passed = (event,) if kind == "final" else ()
+        if kind == "event":
+            for each in passed:
+                self.log.append(each.raw)
+        else:
+            self._last = b"".join(each.raw for each in passed)
+            self._ended = True
+
+    def _note(self, event: SseEvent) -> str:
+        """Remember what later steps need; say whether this is the last event."""
+        raw = event.raw
+        if b'"on_message_delta"' in raw[:64]:
+            return "event"
+        if event.name == "error":
+            return "error"
+        data = event.json
+        if not isinstance(data, dict):
+            return "event"
+        if data.get("final"):
+            self.final = data
+            return "final"
+        if data.get("created"):
+            self.created = data
+        elif self.run_id is None and isinstance(data.get("data"), dict):
+            run_id = data["data"].get("runId")
+            self.run_id = run_id if isinstance(run_id, str) else None
+        return "event"
+
+    async def _cut(self, reply: UpstreamReply, parser: SseParser) -> None:
+        """End a running answer the one way that LibreChat's client shows and keeps (contract §4.8)."""
+        assert self.notice is not None
+        aborting = asyncio.create_task(self.abort())
+        try:
+            async with asyncio.timeout(FINAL_WAIT_S):
+                event = await self._aborted_final(reply, parser)
+                stopped = await aborting
+        except (TimeoutError, UpstreamError, SseFormatError) as error:
+            log.warning("%s: no final after a cut (%s)", self.exchange.id, type(error).__name__)
+            event, stopped = None, False
+        finally:
+            aborting.cancel()
+        final = event.json if event is not None else self._own_final()
+        message = final.get("responseMessage")
+        if isinstance(message, dict):
+            content = message.get("content")
+            message["content"] = [*(content if isinstance(content, list) else []), error_part(self.notice)]
+            await self._save(message, stopped)
+        self.final = final
+        self._last = SseEvent.message(final).raw
+        self._ended = True
+
+    async def _aborted_final(self, reply: UpstreamReply, parser: SseParser) -> SseEvent | None:
+        while chunk := await reply.read_chunk():
+            for event in parser.feed(chunk):
+                if self._note(event) != "final":
+                    continue
+                try:
+                    passed = (event,) if self._hooks is None else await self._hooks.run(event)
+                except (EndStream, FilterError):
+                    passed = (event,)
+                return passed[-1] if passed else event
+        return None
+
+    async def _save(self, message: dict[str, Any], stopped: bool) -> None:
+        if stopped:
+            await asyncio.sleep(LATE_SAVE_S)
+        try:
+            if not await self._client.save_message(await self._bearer(), self.stream_id, message):
+                log.warning("%s: LibreChat did not store the reason of a cut", self.exchange.id)
+        except UpstreamError as error:
+            log.warning("%s: the reason of a cut could not be stored: %s", self.exchange.id, error)
+
+    def _own_final(self) -> dict[str, Any]:
+        """A final made from what was passed on, for when LibreChat sends none."""
+        question = (self.created or {}).get("message") or {}
+        message = {
+            "messageId": self.run_id or f"{question.get('messageId', '')}_",
+            "conversationId": self.stream_id,
+            "parentMessageId": question.get("messageId"),
+            "isCreatedByUser": False,
+            "sender": "Assistant",
+            "model": (self.exchange.model or "").partition("/")[2],
+            "text": "",
+            "content": [{"type": "text", "text": self.text_so_far()}],
+            "unfinished": True,
+            "error": False,
+        }
+        return {
+            "final": True,
+            "aborted": True,
+            "conversation": {"conversationId": self.stream_id},
+            "title": "New Chat",
+            "requestMessage": question,
+            "responseMessage": message,
+        }
+
+    def text_so_far(self) -> str:
+        """The answer's text as it was passed on."""
+        parts = []
+        for raw in self.log.events:
+            if b'"on_message_delta"' not in raw:
+                continue
+            content = SseEvent(raw).json["data"]["delta"].get("content") or ()
+            parts.extend([part.get("text") or "" for part in content])
+        return "".join(parts)
+
+    async def _take_stored_answer(self) -> None:
+        """The answer ended before it could be listened to: take it from the stored messages."""
+        messages = await self._client.messages(await self._bearer(), self.stream_id)
+        answers = [each for each in messages if not each.get("isCreatedByUser")]
+        if not answers:
+            self._end_with_error("The answer could not be read.")
+            return
+        answer = answers[-1]
+        question = next((m for m in messages if m.get("messageId") == answer.get("parentMessageId")), {})
+        created = {"created": True, "message": question, "streamId": self.stream_id}
+        await self._take(SseEvent.message(created))
+        final = {
+            "final": True,
+            "conversation": {"conversationId": self.stream_id},
+            "title": None,
+            "requestMessage": question,
+            "responseMessage": answer,
+        }
+        await self._take(SseEvent.message(final))
+
+    def _end_with_error(self, text: str) -> None:
+        self._ended = True
+        self._last = SseEvent.message({"error": error_part(text)["error"]}, "error").raw
+
+
+class Turns:
+    """The turns that this process owns."""
+
+    def __init__(self) -> None:
+        self._turns: dict[tuple[UUID, str], Turn] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def running(self, workspace_id: UUID, conversation_id: str) -> Turn | None:
+        """The turn that is being read in this conversation, if any."""
+        turn = self._turns.get((workspace_id, conversation_id))
+        return turn if turn is not None and not turn.log.closed else None
+
+    def find(self, workspace_id: UUID, stream_id: str) -> Turn | None:
+        """The turn of this stream, also for a while after its end."""
+        return self._turns.get((workspace_id, stream_id))
+
+    def latest_of(self, workspace_id: UUID, user_id: UUID) -> Turn | None:
+        """The running turn that this person began last."""
+        for turn in reversed(self._turns.values()):
+            if turn.workspace_id == workspace_id and turn.user_id == user_id and not turn.log.closed:
+                return turn
+        return None
+
+    @property
+    def count(self) -> int:
+        """Turns that are being read now."""
+        return sum(not turn.log.closed for turn in self._turns.values())
+
+    def start(self, turn: Turn, finished: Callable[[], Awaitable[None]]) -> None:
+        """Read the turn in a task of its own; `finished` is awaited once it has ended."""
+        self._turns[(turn.workspace_id, turn.stream_id)] = turn
+        self.spawn(self._run(turn, finished))
+
+    def spawn(self, work: Any) -> asyncio.Task[Any]:
+        """Run a coroutine to its end, whoever goes away."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _run(self, turn: Turn, finished: Callable[[], Awaitable[None]]) -> None:
+        key = (turn.workspace_id, turn.stream_id)
+        try:
+            await turn.run(finished)
+        finally:
+            asyncio.get_running_loop().call_later(LINGER_S, self._forget, key, turn)
+
+    def _forget(self, key: tuple[UUID, str], turn: Turn) -> None:
+        if self._turns.get(key) is turn:
+            del self._turns[key]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for running turns; those that take longer are left to recovery."""
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=timeout_s)
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)

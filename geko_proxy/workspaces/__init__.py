@@ -1,0 +1,1 @@
+"""Tenants, workspaces, members and their roles, and what a workspace may use."""

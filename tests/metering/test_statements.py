@@ -1,0 +1,82 @@
+"""The walls in the database itself: tenants, and a ledger that only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from geko_proxy.metering import statements
+from geko_proxy.metering.leases import Lease, Leases, TurnState
+from geko_proxy.metering.ledger import Charge
+from geko_proxy.storage.database import Database
+
+if TYPE_CHECKING:
+    from tests.metering.conftest import Place
+
+    MakePlace = Callable[[int | None], Awaitable[Place]]
+
+TABLES = ("workspace_quotas", "quota_windows", "turns", "leases", "usage_events")
+
+
+async def used(database: Database, place: Place) -> Lease:
+    """A place with a row in each table; the lease of a turn that runs."""
+    leases = Leases(database)
+    settled = await leases.begin(place.turn(), place.window, 10, 0)
+    running = await leases.begin(place.turn(), place.window, 10, 0)
+    assert isinstance(settled, Lease)
+    assert isinstance(running, Lease)
+    await leases.settle(settled, TurnState.DONE, [Charge("r", 1, "chat", "m", "p", 5, 5)])
+    return running
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_row_level_security_hides_other_tenants(
+    database: Database, make_place: MakePlace, table: str
+) -> None:
+    place = await make_place(100)
+    await used(database, place)
+    async with database.tenant(place.tenant_id) as scope:
+        assert await scope.fetch_value(f"select count(*) from {table} where tenant_id = $1") > 0
+    async with database.tenant(uuid4()) as scope:
+        assert await scope.fetch_value(f"select count(*) from {table} where $1::uuid is not null") == 0
+    async with database.system() as system:
+        assert await system.fetch_value(f"select count(*) from {table}") == 0
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "update usage_events set model = 'x' where tenant_id = $1",
+        "delete from usage_events where tenant_id = $1",
+    ],
+)
+async def test_the_ledger_is_append_only(database: Database, make_place: MakePlace, sql: str) -> None:
+    place = await make_place(100)
+    await used(database, place)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        async with database.tenant(place.tenant_id) as scope:
+            await scope.execute(sql)
+
+
+async def test_another_tenant_cannot_touch_a_lease(database: Database, make_place: MakePlace) -> None:
+    place, stranger = await make_place(100), await make_place(100)
+    lease = await used(database, place)
+    async with database.tenant(stranger.tenant_id) as scope:
+        assert await scope.fetch_row(statements.TOP_UP, lease.turn_id, 10, 0, 60.0) is None
+        assert await scope.fetch_row(statements.HEARTBEAT, lease.turn_id, 0, 60.0) is None
+        assert await scope.fetch_row(statements.SETTLE, lease.turn_id, "done", "[]") is None
+        assert await scope.fetch_row(statements.RECOVER, lease.turn_id, place.window.end) is None
+
+
+async def test_only_the_look_up_of_expired_leases_sees_all_tenants(
+    database: Database, make_place: MakePlace
+) -> None:
+    place = await make_place(100)
+    lease = await used(database, place)
+    async with database.system() as system:
+        rows = await system.fetch(statements.FIND_EXPIRED, place.window.end.replace(year=9000), 10)
+    assert [(row["tenant_id"], row["turn_id"]) for row in rows] == [(place.tenant_id, lease.turn_id)]
