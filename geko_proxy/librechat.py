@@ -51,7 +51,6 @@ ROWS: list[tuple[str, str, Rule]] = [
         Route.API,
         "GET /api/user/terms",
         "POST /api/user/terms/accept",
-        "GET /api/user/settings/favorites",
         "POST /api/user/settings/favorites favorites.write",
         "GET,POST /api/user/settings/skills/active",
         "POST /api/user/plugins user.plugins",
@@ -104,6 +103,8 @@ ROWS: list[tuple[str, str, Rule]] = [
         "GET /api/mcp/tools mcp.tools",
         "GET /api/mcp/connection/status mcp.status",
         "GET /api/presets presets",
+        "GET /api/agents/tools agents.tools",
+        "GET /api/user/settings/favorites favorites",
     ),
     # 1.3 chat, conversations, messages
     *_rows(
@@ -166,9 +167,8 @@ ROWS: list[tuple[str, str, Rule]] = [
         "POST /api/agents agents.write",
         "PATCH /api/agents/{id} agents.write",
         "DELETE /api/agents/{id} agents.delete",
-        "POST /api/agents/{id}/duplicate agents.use",
-        "POST /api/agents/{id}/revert agents.use",
-        "GET /api/agents/tools agents.tools",
+        "POST /api/agents/{id}/duplicate agents.duplicate",
+        "POST /api/agents/{id}/revert agents.revert",
         "GET /api/agents/tools/calls",
         "GET /api/agents/tools/{toolId}/auth",
         "POST /api/agents/tools/{toolId}/call tools.call",

@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
-import logging
 import os
 import shutil
 import signal
@@ -18,14 +17,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote
 
 from geko_proxy.errors import StoreError
-
-logger = logging.getLogger(__name__)
+from geko_proxy.storage.system_user import SystemUser
 
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 15.0
@@ -93,23 +90,23 @@ class EmbeddedPostgres:
         if (sockets := running_sockets(data)) is not None:
             self._pid = read_postmaster(data)[0]
             return sockets
-        runner = Runner.current()
+        user = SystemUser.current()
         binaries = find_binaries(data)
-        runner.open_way(binaries)
-        runner.open_way(data)
+        user.open_way(binaries)
+        user.open_way(data)
         if not (data / "PG_VERSION").exists():
-            create_cluster(data, binaries, runner)
-        sockets = socket_folder(data, runner)
-        while not self._launch(data, binaries, sockets, runner, deadline):
+            create_cluster(data, binaries, user)
+        sockets = socket_folder(data, user)
+        while not self._launch(data, binaries, sockets, user, deadline):
             wait(deadline, "PostgreSQL did not start")
         return sockets
 
-    def _launch(self, data: Path, binaries: Path, sockets: Path, runner: Runner, deadline: float) -> bool:
+    def _launch(self, data: Path, binaries: Path, sockets: Path, user: SystemUser, deadline: float) -> bool:
         """Starts the postmaster and waits until it is ready; False: worth another try in a moment."""
         forget_reused_pid(data)
         log_path = data.with_name("postgres.log")
         with log_path.open("wb") as log:
-            process = self._process = runner.start(self._command(data, binaries, sockets), log)
+            process = self._process = user.start(self._command(data, binaries, sockets), log)
         self._pid = process.pid
         while running_sockets(data) is None:
             if process.poll() is not None:
@@ -130,64 +127,6 @@ class EmbeddedPostgres:
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(binaries / "postgres"), "-D", str(data), *options]
-
-
-@dataclass(frozen=True, slots=True)
-class Runner:
-    """The system user that PostgreSQL runs as: it refuses to be root. None: the one we are."""
-
-    uid: int | None = None
-    gid: int | None = None
-
-    @classmethod
-    def current(cls) -> Runner:
-        """`nobody` for root, else the current user."""
-        if os.geteuid() != 0:
-            return cls()
-        import pwd
-
-        nobody = pwd.getpwnam("nobody")
-        return cls(nobody.pw_uid, nobody.pw_gid)
-
-    def run(self, command: list[str]) -> None:
-        """Runs a program to its end. Raises StoreError with what it said."""
-        done = subprocess.run(
-            command, user=self.uid, group=self.gid, extra_groups=self._groups(), capture_output=True, cwd="/"
-        )
-        if done.returncode != 0:
-            raise StoreError(f"{Path(command[0]).name}: {done.stderr.decode(errors='replace').strip()}")
-
-    def start(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        """Starts a program in a session of its own, so that Ctrl-C reaches only GEKO, which then ends it."""
-        return subprocess.Popen(
-            command,
-            user=self.uid,
-            group=self.gid,
-            extra_groups=self._groups(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-        )
-
-    def own(self, folder: Path) -> None:
-        """Gives a folder to the user."""
-        if self.uid is not None and self.gid is not None:
-            os.chown(folder, self.uid, self.gid)
-
-    def open_way(self, path: Path) -> None:
-        """Lets the user pass through the folders above `path` (o+x: pass, not list)."""
-        if self.uid is None:
-            return
-        for folder in path.resolve().parents:
-            mode = folder.stat().st_mode
-            if not mode & stat.S_IXOTH:
-                logger.warning("made %s passable (o+x) for the embedded PostgreSQL", folder)
-                folder.chmod(mode | stat.S_IXOTH)
-
-    def _groups(self) -> list[int] | None:
-        return None if self.gid is None else [self.gid]
 
 
 def address(sockets: Path) -> str:
@@ -212,18 +151,18 @@ def find_binaries(data: Path) -> Path:
     return versions[wanted]
 
 
-def create_cluster(data: Path, binaries: Path, runner: Runner) -> None:
+def create_cluster(data: Path, binaries: Path, user: SystemUser) -> None:
     """Runs initdb beside the final place and renames, so that an interrupted one leaves nothing half done."""
     fresh = data.with_name("postgres.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    runner.own(fresh)
+    user.own(fresh)
     initdb = [str(binaries / "initdb"), "-D", str(fresh), "-U", "postgres", "--auth=trust"]
-    runner.run([*initdb, "--encoding=UTF8", "--locale=C", "--no-instructions"])
+    user.run([*initdb, "--encoding=UTF8", "--locale=C", "--no-instructions"])
     fresh.rename(data)
 
 
-def socket_folder(data: Path, runner: Runner) -> Path:
+def socket_folder(data: Path, user: SystemUser) -> Path:
     """The data folder, or one under the temporary folder when that path is too long for a socket.
 
     Raises StoreError when somebody else owns that folder: the server trusts whoever reaches the socket.
@@ -234,9 +173,9 @@ def socket_folder(data: Path, runner: Runner) -> Path:
     folder = Path(tempfile.gettempdir(), f"geko-{name}")
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-        runner.own(folder)
+        user.own(folder)
     status = folder.lstat()
-    owner = os.geteuid() if runner.uid is None else runner.uid
+    owner = os.geteuid() if user.uid is None else user.uid
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner or status.st_mode & 0o077:
         raise StoreError(f"{folder} belongs to somebody else; set GEKO_HOME to a shorter path")
     return folder

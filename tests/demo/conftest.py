@@ -28,6 +28,7 @@ async def lc() -> AsyncIterator[StandIn]:
         duplicate_delay_s=0.01,
         title_hold_s=0.05,
         start_delay_s=0.05,
+        late_save_s=0.25,
         mcp_servers={"files": ("read", "write")},
     ) as running:
         yield running

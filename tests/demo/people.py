@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,7 @@ class Answer:
     """A reply, read."""
 
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     raw: bytes
     json: Any = None
 
@@ -40,14 +42,16 @@ class Person:
         """Send a request with token and browser User-Agent (overridable as User_Agent=…)."""
         sent = {"Authorization": f"Bearer {self.token}", "User-Agent": BROWSER}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.client.request(method, self.lc.url + path, json=body, headers=sent) as reply:
+        sent |= {"Content-Type": "application/json"} if body is not None else {}
+        data = io.BytesIO(json.dumps(body).encode()) if body is not None else None
+        async with self.client.request(method, self.lc.url + path, data=data, headers=sent) as reply:
             raw = await reply.read()
-            is_json = reply.content_type == "application/json" and raw
-            return Answer(reply.status, dict(reply.headers), raw, await reply.json() if is_json else None)
+        is_json = reply.content_type == "application/json" and raw.startswith((b"{", b"["))
+        return Answer(reply.status, reply.headers, raw, json.loads(raw) if is_json else None)
 
     async def start(self, text: str, **fields: Any) -> str:
         """Start a chat on Mock/gpt-4o; returns the conversation id."""
-        body = {"text": text, "endpoint": "Mock", "endpointType": "custom", "model": "gpt-4o"}
+        body: dict[str, Any] = {"text": text, "endpoint": "Mock", "endpointType": "custom", "model": "gpt-4o"}
         body |= {"parentMessageId": ROOT, "conversationId": None}
         started = await self.call("POST", "/api/agents/chat/Mock", {**body, **fields})
         assert started.json["status"] == "started", started

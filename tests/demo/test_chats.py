@@ -7,10 +7,12 @@ import json
 import uuid
 from typing import Any
 
+import aiohttp
 import pytest
 
 from geko_proxy.demo.librechat import StandIn
-from tests.demo.people import ROOT, Person, named, text_of
+from tests.demo.comparison import events
+from tests.demo.people import ROOT, Person, named, sign_up, text_of
 
 
 async def test_the_early_buffer_is_given_away_once(alice: Person) -> None:
@@ -33,11 +35,11 @@ async def test_a_resume_drains_the_buffer_and_gets_the_state_instead(alice: Pers
     resumed = asyncio.create_task(alice.listen(conversation, "?resume=true"))
     await asyncio.sleep(0.05)
     plain = await alice.listen(conversation)
-    events = await resumed
-    state = events[0]["resumeState"]
+    found = await resumed
+    state = found[0]["resumeState"]
     known = state["aggregatedContent"][0]["text"]
-    assert not any("created" in event for event in plain + events)
-    assert len((known + text_of(events)).split()) == 40
+    assert not any("created" in event for event in plain + found)
+    assert len((known + text_of(found)).split()) == 40
     assert state["contextUsage"]["runId"] == state["responseMessageId"]
 
 
@@ -104,7 +106,7 @@ async def test_an_abort_reports_no_usage_and_is_saved_twice(alice: Person, lc: S
     assert (await alice.messages(conversation))[1]["unfinished"] is True
     forged = {**found[-1]["responseMessage"], "content": [{"type": "error", "error": "too early"}]}
     await alice.call("POST", f"/api/messages/{conversation}", forged)
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.5)
     late = (await alice.messages(conversation))[1]
     assert (late["unfinished"], late["content"][0]["type"]) == (False, "text")
     assert lc.provider.log[-1]["outcome"] == "client went away"
@@ -114,12 +116,15 @@ async def test_an_abort_reports_no_usage_and_is_saved_twice(alice: Person, lc: S
     assert second.status == 404
 
 
-async def test_an_abort_before_anything_was_said_is_early(alice: Person) -> None:
-    conversation = await alice.start("[[tokens=100]]")
-    aborting = asyncio.create_task(alice.call("POST", "/api/agents/chat/abort", {"streamId": conversation}))
-    found = await alice.listen(conversation)
-    assert (await aborting).json["success"]
-    assert (found[-1]["earlyAbort"], found[-1]["responseMessage"]) == (True, None)
+async def test_an_abort_before_anything_was_said_is_early(http: aiohttp.ClientSession) -> None:
+    async with StandIn(start_delay_s=5) as lc:
+        alice = await sign_up(lc, http, "alice")
+        conversation = await alice.start("hi")
+        async with alice.subscribed(conversation) as reply:
+            await alice.call("POST", "/api/agents/chat/abort", {"streamId": conversation})
+            [(_, final)] = events(await reply.read())
+        assert (final["earlyAbort"], final["responseMessage"]) == (True, None)
+        assert await alice.messages(conversation) == {"error": "Conversation not found"}
 
 
 async def test_without_a_browser_nothing_is_started_or_aborted(alice: Person) -> None:

@@ -23,9 +23,14 @@ def same(recording: Recording) -> Reply:
 Change = Callable[[Reply], Reply]
 
 
-@pytest.mark.parametrize("recording", recordings(), ids=lambda r: r.name)
-def test_a_recording_is_like_itself(recording: Recording) -> None:
-    assert compare(recording, same(recording), Ids()) == []
+def lax(reply: Reply) -> Reply:
+    """With other cookie attributes."""
+    return Reply(reply.status, [(n, v.replace("Strict", "Lax")) for n, v in reply.headers], reply.body)
+
+
+def test_a_recording_is_like_itself() -> None:
+    for recording in recordings():
+        assert compare(recording, same(recording), Ids()) == [], recording.name
 
 
 @pytest.mark.parametrize(
@@ -45,7 +50,7 @@ def test_a_recording_is_like_itself(recording: Recording) -> None:
         ),
         (
             "07_login",
-            lambda r: Reply(r.status, [(n, v.replace("Strict", "Lax")) for n, v in r.headers], r.body),
+            lax,
             "cookies",
         ),
         ("17_refresh_no_cookie", lambda r: Reply(r.status, r.headers, b"no"), "body b'no'"),

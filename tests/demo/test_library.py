@@ -53,10 +53,10 @@ async def test_agents_belong_to_their_author(alice: Person, bob: Person) -> None
         assert (refused.status, refused.json["error"]) == (403, "Forbidden")
     basic, whole = (await alice.call("GET", path)).json, (await alice.call("GET", f"{path}/expanded")).json
     assert ("tools" in basic, basic["model"], whole["tools"]) == (False, "gpt-4o", ["read_mcp_files"])
-    body = {"text": "hi", "endpoint": "agents", "agent_id": agent["id"]}
-    assert (await bob.call("POST", "/api/agents/chat/agents", body)).status == 403
+    chosen = {"endpoint": "agents", "agent_id": agent["id"]}
+    assert (await bob.call("POST", "/api/agents/chat/agents", {"text": "hi", **chosen})).status == 403
     await alice.call("PUT", f"/api/permissions/agent/{agent['_id']}", {"public": True})
-    found = await bob.chat("[[tokens=1]]", **body)
+    found = await bob.chat("[[tokens=1]]", **chosen)
     assert found[-1]["responseMessage"]["sender"] == "Helper"
     assert [a["id"] for a in (await bob.call("GET", "/api/agents")).json["data"]] == [agent["id"]]
 

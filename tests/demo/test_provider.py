@@ -55,9 +55,9 @@ async def test_max_tokens_caps_the_answer() -> None:
 
 async def test_failures() -> None:
     provider = Provider(4, 0, retries=2)
-    with pytest.raises(ProviderError, match="429 slow_down\n\nTroubleshooting"):
+    with pytest.raises(ProviderError, match=r"429 slow_down\n\nTroubleshooting"):
         await answer(call("[[status=429 message=slow_down]]"), provider)
-    with pytest.raises(ProviderError, match="^500 mock failure 500$"):
+    with pytest.raises(ProviderError, match=r"^500 mock failure 500$"):
         await answer(call("[[status=500]]"), provider)
     with pytest.raises(ProviderDied):
         await answer(call("[[die_after=2]]"), provider)

@@ -19,11 +19,8 @@ async def key_of(person: Person) -> str:
 
 async def test_leaving_aborts_the_run(alice: Person, lc: StandIn) -> None:
     agent, key = await new_agent(alice), await key_of(alice)
-    body = {
-        "model": agent["id"],
-        "stream": True,
-        "messages": [{"role": "user", "content": "[[tokens=100 delay_ms=20]]"}],
-    }
+    messages = [{"role": "user", "content": "[[tokens=100 delay_ms=20]]"}]
+    body = {"model": agent["id"], "stream": True, "messages": messages}
     url, headers = f"{lc.url}/api/agents/v1/chat/completions", {"Authorization": f"Bearer {key}"}
     async with alice.client.post(url, json=body, headers=headers) as reply:
         await reply.content.readuntil(b"brown")

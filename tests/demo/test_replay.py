@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
+from typing import Any
 
 import aiohttp
 import pytest
@@ -143,7 +144,11 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def test_main_story(client: aiohttp.ClientSession) -> None:
-    limits = {"login_limit": Limit(7, 300), "register_limit": Limit(5, 3600), "upload_limit": Limit(50, 900)}
+    limits: Any = {
+        "login_limit": Limit(7, 300),
+        "register_limit": Limit(5, 3600),
+        "upload_limit": Limit(50, 900),
+    }
     async with StandIn(endpoints=(MOCK,), duplicate_delay_s=0.01, start_delay_s=0.02, **limits) as lc:
         player = Player(lc, client)
         story = recordings()
@@ -155,7 +160,7 @@ async def test_main_story(client: aiohttp.ClientSession) -> None:
 
 
 async def test_with_librechats_limits(client: aiohttp.ClientSession) -> None:
-    limits = {
+    limits: Any = {
         "login_limit": Limit(7, 300),
         "register_limit": Limit(5, 3600),
         "message_ip_limit": Limit(40, 60),
@@ -176,7 +181,7 @@ async def test_with_librechats_limits(client: aiohttp.ClientSession) -> None:
 
 
 async def test_with_librechats_balance(client: aiohttp.ClientSession) -> None:
-    limits = {"login_limit": Limit(7, 300), "register_limit": Limit(5, 3600)}
+    limits: Any = {"login_limit": Limit(7, 300), "register_limit": Limit(5, 3600)}
     async with StandIn(start_balance=3000, start_delay_s=0.02, **limits) as lc:
         player = Player(lc, client)
         await player.play_all(recordings("balance"))

@@ -17,6 +17,7 @@ import pytest
 from geko_proxy.errors import StoreError
 from geko_proxy.storage import embedded
 from geko_proxy.storage.embedded import EmbeddedPostgres, process_name, read_postmaster
+from geko_proxy.storage.system_user import SystemUser
 
 # Starts a server, leaves a mark in it, says so, and waits to be killed.
 START_AND_WAIT = """
@@ -147,10 +148,10 @@ def test_a_socket_folder_that_others_may_enter_is_refused(
 ) -> None:
     monkeypatch.setattr(embedded, "MAX_SOCKET_PATH", 1)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = embedded.socket_folder(home / "postgres", embedded.Runner.current())
+    folder = embedded.socket_folder(home / "postgres", SystemUser.current())
     folder.chmod(0o755)
     with pytest.raises(StoreError, match="somebody else"):
-        embedded.socket_folder(home / "postgres", embedded.Runner.current())
+        embedded.socket_folder(home / "postgres", SystemUser.current())
 
 
 def test_a_server_that_cannot_start_says_why(home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +13,7 @@ from geko_proxy.demo.librechat.express import Json, json_reply, text_reply
 
 FaultKind = Literal["hang", "close", "cut", "eof", "status", "not_ready", "delay"]
 CONTROL = "/__standin__/"
+KEPT = 5000
 
 
 @dataclass(slots=True)
@@ -67,10 +69,10 @@ class Received:
 
 @dataclass(slots=True)
 class Faults:
-    """Orders that wait for their request, and every request seen (`path` with its query, as sent)."""
+    """Orders that wait for their request, and the last requests seen (`path` with its query, as sent)."""
 
     orders: list[Fault] = field(default_factory=list)
-    received: list[Received] = field(default_factory=list)
+    received: deque[Received] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     def take(self, request: web.Request) -> Fault | None:
         """Note a request down and return the fault that it meets."""
@@ -122,7 +124,7 @@ async def cut_short(request: web.Request, reply: web.StreamResponse) -> web.Stre
     return broken
 
 
-async def control(request: web.Request, faults: Faults, log: list[Json]) -> web.Response:
+async def control(request: web.Request, faults: Faults, log: deque[Json]) -> web.Response:
     """POST /__standin__/fail, GET /__standin__/log and /received, POST …/clear."""
     name = request.path.removeprefix(CONTROL)
     if name == "fail":
@@ -132,7 +134,7 @@ async def control(request: web.Request, faults: Faults, log: list[Json]) -> web.
         faults.received.clear()
         log.clear()
     elif name == "log":
-        return json_reply(log)
+        return json_reply(list(log))
     elif name == "received":
         seen = [{"method": r.method, "path": r.path, "headers": r.headers} for r in faults.received]
         return json_reply(seen)

@@ -21,7 +21,7 @@ from geko_proxy.demo.librechat.express import (
     sse_text,
 )
 from geko_proxy.demo.librechat.routes import Call
-from geko_proxy.demo.librechat.settings import Limit
+from geko_proxy.demo.librechat.settings import Limit, Settings
 
 _BROWSER = re.compile(
     r"(?:Headless)?Chrome/\d|CriOS/\d|Firefox/\d|FxiOS/\d|Version/[\d.]+.*Safari/|Edg\w*/\d|OPR/\d|Opera|MSIE |Trident/"
@@ -55,6 +55,16 @@ class Limiter:
         if not passes:
             headers["Retry-After"] = str(math.ceil(resets_at - now))
         return passes, headers
+
+
+class Limiters:
+    """The rate limiters of one LibreChat; `messages` is None while LIMIT_MESSAGE_IP is off."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.login = Limiter(settings.login_limit)
+        self.register = Limiter(settings.register_limit)
+        self.upload = Limiter(settings.upload_limit)
+        self.messages = Limiter(settings.message_ip_limit) if settings.message_ip_limit is not None else None
 
 
 class Violations:
@@ -117,12 +127,12 @@ def banned_reply(call: Call) -> web.Response | None:
 def message_wall(call: Call) -> tuple[web.Response | None, Mapping[str, str]]:
     """The limiters of the chat POST: by address, then concurrent generations of the user."""
     headers: dict[str, str] = {}
-    if call.lc.message_limiter is not None:
-        passes, headers = call.lc.message_limiter.count(call.ip)
+    if call.lc.limiters.messages is not None:
+        passes, headers = call.lc.limiters.messages.count(call.ip)
         if not passes:
-            limit = call.lc.message_limiter.limit
-            details = {"type": "message_limit", "max": str(limit.maximum), "limiter": "ip"}
-            details |= {"windowInMinutes": limit.window_s // 60}  # type: ignore[dict-item]
+            limit = call.lc.limiters.messages.limit
+            details: Json = {"type": "message_limit", "max": str(limit.maximum), "limiter": "ip"}
+            details |= {"windowInMinutes": limit.window_s // 60}
             return denied(call, call.lc.violations.record(call.user, details)), headers
     maximum = call.lc.settings.concurrent_messages
     pending = len(call.lc.jobs.active(call.user.id))

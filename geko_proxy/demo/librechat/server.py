@@ -32,7 +32,7 @@ from geko_proxy.demo.librechat.express import (
 )
 from geko_proxy.demo.librechat.faults import CONTROL, Faults, Received
 from geko_proxy.demo.librechat.library import agents, conversations, files, keys, messages, shares, shelf
-from geko_proxy.demo.librechat.limits import Limiter, Violations, browser_wall
+from geko_proxy.demo.librechat.limits import Limiters, Violations, browser_wall
 from geko_proxy.demo.librechat.remote import access, completions, responses
 from geko_proxy.demo.librechat.routes import Call, Guard, Route, Routes
 from geko_proxy.demo.librechat.settings import Settings
@@ -86,11 +86,7 @@ class StandIn:
         self.shelves = shelf.Shelves()
         self.stored_responses: dict[tuple[str, str], Json] = {}
         self.violations = Violations()
-        self.login_limiter = Limiter(settings.login_limit)
-        self.register_limiter = Limiter(settings.register_limit)
-        self.upload_limiter = Limiter(settings.upload_limit)
-        limit = settings.message_ip_limit
-        self.message_limiter = Limiter(limit) if limit is not None else None
+        self.limiters = Limiters(settings)
         self.role_ids = {"USER": object_id(), "ADMIN": object_id()}
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None

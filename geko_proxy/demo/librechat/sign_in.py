@@ -32,7 +32,7 @@ def _signed_in(call: Call, account: Account, refresh: str, ends_at: float, *, wi
 
 async def login(call: Call) -> web.Response:
     """POST /api/auth/login"""
-    passes, headers = call.lc.login_limiter.count(call.ip)
+    passes, headers = call.lc.limiters.login.count(call.ip)
     if not passes:
         return json_reply({"message": LOGIN_TEXT}, 429, headers)
     reply = banned_reply(call) or _log_in(call)
@@ -59,7 +59,7 @@ def _log_in(call: Call) -> web.Response:
 
 async def register(call: Call) -> web.Response:
     """POST /api/auth/register"""
-    passes, headers = call.lc.register_limiter.count(call.ip)
+    passes, headers = call.lc.limiters.register.count(call.ip)
     if not passes:
         return json_reply({"message": REGISTER_TEXT}, 429, headers)
     reply = banned_reply(call) or await _register(call)

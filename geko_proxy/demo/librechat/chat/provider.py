@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -116,13 +117,13 @@ def text_of(content: object) -> str:
 
 @dataclass(slots=True)
 class Provider:
-    """Answers model calls; `log` has an entry for every call with what was really produced."""
+    """Answers model calls; `log` has an entry for each of the last calls with what was really produced."""
 
     default_tokens: int
     default_delay_ms: float
     retries: int = 0
     retry_s: float = 0.0
-    log: list[Json] = field(default_factory=list)
+    log: deque[Json] = field(default_factory=lambda: deque(maxlen=5000))
 
     async def stream(self, call: ModelCall) -> AsyncIterator[Delta]:
         """Yield the answer word by word; a 5xx is tried again. Raises ProviderError or ProviderDied."""

@@ -144,7 +144,8 @@ class Run:
             shown = {**self.question, "endpoint": speaker.endpoint, "model": None}
             conversation.save(self._stored(shown, began_at))
         if body.get("isContinued"):
-            self._take_over(conversation)
+            known_answer = conversation.message(self.response_id) or {}
+            self.content = shapes.continued(known_answer.get("content") or [], body.get("editedContent"))
         self._publish({"created": True, "message": self.question, "streamId": self.conversation_id})
         return conversation, conversation.thread(self.question["messageId"])
 
@@ -161,15 +162,6 @@ class Run:
             "tokenCount": shapes.question_tokens(text, files),
         }
         return question | ({"files": [shapes.file_shown(f) for f in files]} if files else {})
-
-    def _take_over(self, conversation: Conversation) -> None:
-        """Continue an answer: its content stays, with the part that the user edited."""
-        known = conversation.message(self.response_id) or {}
-        self.content = [dict(part) for part in known.get("content") or []]
-        edited = self.turn.body.get("editedContent")
-        if isinstance(edited, dict):
-            part = {"type": edited["type"], edited["type"]: edited.get(edited["type"], "")}
-            self.content = [*self.content[: edited.get("index", 0)], part]
 
     async def _speak(self, messages: list[Json], speaker: Speaker, endpoint: Endpoint) -> None:
         call = ModelCall(
@@ -298,10 +290,6 @@ class Run:
             self.lc.jobs.finished(self.stream, frame({"error": text}, "error"), failed=True)
 
     def _publish(self, data: Json, *, also_replaced: bool = False) -> None:
-        if (
-            self.aborted
-            or (self.stream.run is not self and not also_replaced)
-            or self.stream.last is not None
-        ):
-            return
-        self.stream.publish(frame(data))
+        mine = self.stream.run is self or also_replaced
+        if mine and not self.aborted and self.stream.last is None:
+            self.stream.publish(frame(data))

@@ -166,6 +166,15 @@ def file_shown(file: Json) -> Json:
     return shown | {key: file[key] for key in ("height", "width") if key in file}
 
 
+def continued(content: Sequence[Json], edited: object) -> list[Json]:
+    """What a continued answer starts with: its content, cut after the part that the user edited."""
+    kept = [dict(part) for part in content]
+    if not isinstance(edited, dict):
+        return kept
+    kind = edited["type"]
+    return [*kept[: edited.get("index", 0)], {"type": kind, kind: edited.get(kind, "")}]
+
+
 def final(conversation: Json, question: Json | None, answer: Json, more: Json) -> Json:
     """The last event of an answer that ran to its end."""
     kept = (

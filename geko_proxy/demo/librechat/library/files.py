@@ -81,7 +81,7 @@ async def upload_image(call: Call) -> web.Response:
 
 
 async def _upload(call: Call, *, image: bool) -> web.Response:
-    passes, headers = call.lc.upload_limiter.count(call.user.id)
+    passes, headers = call.lc.limiters.upload.count(call.user.id)
     if not passes:
         return json_reply({"message": UPLOAD_TEXT}, 429, headers)
     fields, part = await _multipart(call.request)
@@ -149,7 +149,7 @@ async def delete(call: Call) -> web.Response:
     given = [str(f.get("file_id")) for f in call.body.get("files") or []]
     mine = {f.doc["file_id"] for f in call.lc.files.of(call.user.id)}
     if not given:
-        return json_reply({"message": "Nothing provided to delete"}, 204)
+        return web.Response(status=204)
     if not set(given) <= mine:
         unknown = [file_id for file_id in given if file_id not in mine]
         text = "You can only delete files you have access to"

@@ -1,0 +1,128 @@
+"""`python -m bench`: starts everything, measures in interleaved rounds, prints a table and, last, one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import uvloop
+
+from bench import report
+from bench.cores import Cores, available_cores, machine, pin, share_out
+from bench.measure import MEASUREMENTS, Figures, Measurement, measure
+from bench.processes import BenchError
+from bench.subjects import SUBJECTS, Stage, Subject, upstream
+
+LIMIT_S = 165.0  # no further round is begun when it would end later than this
+FILE = Path(__file__).parent / "results" / "latest.md"
+HEADROOM = 2.0  # a load generator that is not this much faster than GEKO measures itself
+
+Rounds = dict[str, dict[str, list[Figures]]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the bench; 0 if everything that is installed was measured."""
+    arguments = _arguments(argv)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
+    cores = share_out(available_cores())
+    this_machine = machine()
+    pin(0, sorted({cores.upstream, *cores.load}))  # inherited by the database
+    for note in cores.notes:
+        print(note)
+    rounds, problems = uvloop.run(_bench(arguments, cores))
+    summary = report.summary(rounds, this_machine, cores, problems)
+    problems += _too_slow(summary["direct_to_geko"])
+    text = report.table(summary["results"], this_machine, [*cores.notes, *problems])
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(text + "\n")
+    print(f"\n{text}\n")
+    print(json.dumps({**summary, "problems": [*cores.notes, *problems]}, separators=(",", ":")))
+    return 1 if any(name in SUBJECTS and not rounds[name] for name in rounds if name != "nginx") else 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description="Compare GEKO with nginx and a naive proxy.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="SUBJECT")
+    names = [each.name for each in MEASUREMENTS]
+    parser.add_argument("--measure", nargs="+", choices=names, default=names, metavar="MEASUREMENT")
+    return parser.parse_args(argv)
+
+
+async def _bench(arguments: argparse.Namespace, cores: Cores) -> tuple[Rounds, list[str]]:
+    begun = time.monotonic()
+    rounds: Rounds = {name: {} for name in arguments.only}
+    problems: list[str] = []
+    wanted = [each for each in MEASUREMENTS if each.name in arguments.measure]
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geko-bench-")))
+        stage = Stage(await stack.enter_async_context(upstream(cores, folder)), cores, folder)
+        subjects = await _start(arguments.only, stage, stack, problems)
+        longest = 0.0
+        for number in range(1, arguments.rounds + 1):
+            at = time.monotonic()
+            if at - begun + longest > LIMIT_S:
+                problems.append(f"only {number - 1} rounds: the time was up")
+                break
+            for what in wanted:
+                await _compare(stage, subjects, what, number, rounds, problems)
+            longest = max(longest, time.monotonic() - at)
+    return rounds, problems
+
+
+async def _start(
+    names: Sequence[str], stage: Stage, stack: AsyncExitStack, problems: list[str]
+) -> list[Subject]:
+    subjects = []
+    for name in names:
+        try:
+            subject = await stack.enter_async_context(SUBJECTS[name](stage))
+        except BenchError as error:
+            problems.append(str(error))
+            print(error, file=sys.stderr)
+            continue
+        if subject is None:
+            print(f"{name} is not installed")
+        else:
+            subjects.append(subject)
+    return subjects
+
+
+async def _compare(
+    stage: Stage,
+    subjects: Sequence[Subject],
+    what: Measurement,
+    number: int,
+    rounds: Rounds,
+    problems: list[str],
+) -> None:
+    """Measure all subjects one after the other, so that a disturbance does not hit always the same one."""
+    for subject in subjects:
+        try:
+            figures = await measure(stage, subject, what)
+        except BenchError as error:
+            problems.append(f"{subject.name}, {what.name}: {error}")
+            print(problems[-1], file=sys.stderr)
+            continue
+        rounds[subject.name].setdefault(what.name, []).append(figures)
+        shown = "  ".join(f"{key}={value}" for key, value in figures.items())
+        print(f"round {number}  {what.name:<9} {subject.name:<7} {shown}", flush=True)
+
+
+def _too_slow(headroom: dict[str, float] | None) -> list[str]:
+    """Measurements in which the generator and the upstream were hardly faster than GEKO (paced ones never are)."""
+    slow = [name for name, times in (headroom or {}).items() if name != "paced" and times < HEADROOM]
+    return [f"the load generator may have been the limit of: {', '.join(slow)}"] if slow else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

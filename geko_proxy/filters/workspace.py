@@ -1,0 +1,150 @@
+"""The workspace: is the caller still a member, may the role do this, and may the workspace use what is asked for.
+
+What LibreChat tells about models, agents and servers is cut down to the same. The rules are in `guard`, `enforcement`
+(requests) and `replies`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from cachetools import TTLCache
+
+from geko_proxy import replies
+from geko_proxy.discovery import UnexpectedShape
+from geko_proxy.enforcement import CHECKS
+from geko_proxy.errors import UpstreamError
+from geko_proxy.filters.base import Exchange, Filter, Refused, Reply, Route
+from geko_proxy.guard import Guard
+from geko_proxy.librechat_view import Caller, LibreChatView
+from geko_proxy.workspaces.roles import Permission, allowed
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from geko_proxy.accounts.tokens import Identity
+    from geko_proxy.services import Services
+    from geko_proxy.workspaces.workspaces import Workspace
+
+WORKSPACE_TTL_S: Final = 60.0  # its name; whether it is archived is seen at once, by the role
+READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+READING_OPERATIONS: Final = frozenset(
+    {"context_projection", "user/terms/accept"}
+)  # POSTs that open the client
+ANONYMOUS: Final = frozenset({"config", "banner"})  # LibreChat's sign-in page asks for them
+ACCOUNT_OPERATIONS: Final = (
+    "auth."  # GEKO's own; who was removed from a workspace must be able to leave for another
+)
+
+
+class WorkspaceFilter(Filter):
+    """Refuses what the role or the workspace's configuration does not allow; sets workspace, role, config, model."""
+
+    name: ClassVar[str] = "workspace"
+    routes: ClassVar[frozenset[Route]] = frozenset(
+        {
+            Route.CHAT,
+            Route.STREAM,
+            Route.CONTROL,
+            Route.DISCOVERY,
+            Route.API,
+            Route.AGENTS_API,
+            Route.MEDIA,
+            Route.OWN,
+        }
+    )
+
+    def __init__(self, options: object, services: Services) -> None:
+        super().__init__(options, services)
+        self._members = services.members
+        self._configs = services.configs
+        self._view = LibreChatView(services.client)
+        self._workspaces: TTLCache[tuple[UUID, UUID], Workspace] = TTLCache(10_000, WORKSPACE_TTL_S)
+
+    async def on_request(self, exchange: Exchange) -> Reply | None:
+        identity = exchange.user
+        if identity is None and exchange.operation in ANONYMOUS:
+            return None
+        await self._enter(exchange, exchange.signed_in())
+        check = CHECKS.get(exchange.operation)
+        if check is not None:
+            await check(exchange, await self._guard(exchange), self.services)
+        return None
+
+    async def on_reply(self, exchange: Exchange) -> Reply | None:
+        reply = exchange.reply
+        is_discovery = exchange.route is Route.DISCOVERY
+        if reply is None or not (is_discovery or exchange.operation == "agents_api"):
+            return None
+        if not 200 <= reply.status < 300 or reply.status == 204:
+            return None
+        if exchange.request.method == "HEAD":
+            reply.set_body(b"")  # its length would be that of the whole list
+            return None
+        if exchange.operation == "config":
+            guard = await self._guard(exchange) if exchange.user is not None else None
+            await self._rewrite(exchange, reply, guard, replies.config)
+            return None
+        guard = await self._guard(exchange)
+        rewrite = replies.find_rewrite(exchange, guard)
+        if rewrite is not None:
+            await self._rewrite(exchange, reply, guard, rewrite)
+        elif is_discovery:
+            reply.headers.popall("ETag", None)
+            reply.headers["Cache-Control"] = "no-store"  # it may be another one in the next workspace
+        return None
+
+    async def _enter(self, exchange: Exchange, identity: Identity) -> None:
+        tenant_id, workspace_id = identity.tenant_id, identity.workspace_id
+        role = await self._members.role(tenant_id, workspace_id, identity.user_id)
+        if role is None:
+            if exchange.route is Route.OWN and exchange.operation.startswith(ACCOUNT_OPERATIONS):
+                return
+            raise await self._left(identity)
+        workspace = self._workspaces.get((tenant_id, workspace_id))
+        if workspace is None:
+            workspace = await self._load(identity)
+        exchange.workspace = workspace
+        exchange.role = role
+        exchange.config = await self._configs.get(tenant_id, workspace_id)
+        if exchange.route is not Route.OWN and not allowed(role, Permission.CHAT) and _changes(exchange):
+            raise Refused(403, "read_only", "You may read here, but not write: your role is viewer.")
+
+    async def _load(self, identity: Identity) -> Workspace:
+        workspace = await self.services.workspaces.get(identity.tenant_id, identity.workspace_id)
+        if workspace is None or workspace.archived_at is not None:
+            raise await self._left(identity)
+        self._workspaces[(identity.tenant_id, identity.workspace_id)] = workspace
+        return workspace
+
+    async def _left(self, identity: Identity) -> Refused:
+        """Why the caller has no role here. The session stays: there may be another workspace to go to."""
+        workspace = await self.services.workspaces.get(identity.tenant_id, identity.workspace_id)
+        if workspace is not None and workspace.archived_at is not None:
+            return Refused(403, "workspace_archived", f"The workspace {workspace.name} is archived.")
+        return Refused(403, "not_a_member", "You are no longer a member of this workspace.")
+
+    async def _guard(self, exchange: Exchange) -> Guard:
+        """The checks for this exchange; the same ones for request and reply."""
+        known = exchange.state.get(Guard)
+        if isinstance(known, Guard):
+            return known
+        assert exchange.config is not None
+        identity = exchange.signed_in()
+        shadows = self.services.shadows
+        shadow = await shadows.get(identity.tenant_id, identity.workspace_id, identity.user_id)
+        caller = Caller(shadow.librechat_user_id, await shadows.bearer(shadow))
+        guard = exchange.state[Guard] = Guard(exchange.config, self._view, caller)
+        return guard
+
+    async def _rewrite(self, exchange: Exchange, reply: Reply, guard: Guard | None, rewrite: Any) -> None:
+        try:
+            reply.set_json(await rewrite(await reply.json(), exchange, guard, self.services))
+        except UnexpectedShape as error:
+            raise UpstreamError(
+                f"LibreChat's reply to {exchange.operation} was not understood: {error}"
+            ) from None
+
+
+def _changes(exchange: Exchange) -> bool:
+    return exchange.request.method not in READING and exchange.operation not in READING_OPERATIONS
