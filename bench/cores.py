@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +36,14 @@ def share_out(available: Sequence[int]) -> Cores:
 
 def available_cores() -> list[int]:
     """The cores that this process may use, in order."""
-    if sys.platform == "linux":
+    if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def pin(pid: int, cores: Sequence[int]) -> None:
     """Keep a process (0: this one) on these cores; only Linux can."""
-    if sys.platform == "linux":
+    if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(pid, cores)
 
 

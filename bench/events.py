@@ -12,9 +12,18 @@ STEP_ID = "step_1cFkMafxSNX04iLhXI1RS"
 NO_PARENT = "00000000-0000-0000-0000-000000000000"
 AGENT = "Mock__gpt-4o___Mock"
 PROMPT_TOKENS = 12
-CONTEXT = {"maxContextTokens": 121125, "messageCount": 1, "messageTokens": PROMPT_TOKENS, "toolTokenCounts": {}}
+CONTEXT = {
+    "maxContextTokens": 121125,
+    "messageCount": 1,
+    "messageTokens": PROMPT_TOKENS,
+    "toolTokenCounts": {},
+}
 
-WORDS = tuple(b"the ,quick ,brown ,fox ,jumps ,over ,a ,lazy ,dog ,while ,seven ,wise ,owls ,watch ,in ,it. ".split(b","))
+WORDS = tuple(
+    b"the ,quick ,brown ,fox ,jumps ,over ,a ,lazy ,dog ,while ,seven ,wise ,owls ,watch ,in ,it. ".split(
+        b","
+    )
+)
 
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nContent-Type: text/event-stream\r\n"
@@ -49,7 +58,14 @@ def event(value: dict[str, Any]) -> bytes:
 def opening(stream_id: str) -> bytes:
     """What comes before the first word: created, on_context_usage, on_run_step."""
     usage = {"runId": RUN_ID, "agentId": AGENT, "breakdown": CONTEXT, "contextBudget": 115069}
-    step = {"stepIndex": 0, "id": STEP_ID, "type": "message_creation", "index": 0, "runId": RUN_ID, "usage": None}
+    step = {
+        "stepIndex": 0,
+        "id": STEP_ID,
+        "type": "message_creation",
+        "index": 0,
+        "runId": RUN_ID,
+        "usage": None,
+    }
     return b"".join(
         (
             event({"created": True, "message": _question(stream_id), "streamId": stream_id}),

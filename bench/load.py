@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import gc
 import json
@@ -42,7 +41,9 @@ async def run(job: Job) -> Window:
     """Do a job."""
     match job.kind:
         case "json":
-            return await requests.run(job.port, job.count, requests.request_bytes("GET", "/api/convos", job.headers))
+            return await requests.run(
+                job.port, job.count, requests.request_bytes("GET", "/api/convos", job.headers)
+            )
         case "starts":
             body = streams.chat_message(1, 0)
             message = requests.request_bytes("POST", "/api/agents/chat/Mock", job.headers, body)

@@ -42,7 +42,13 @@ def python(module: str, *arguments: str) -> list[str]:
 
 @asynccontextmanager
 async def running(
-    name: str, command: Sequence[str], *, core: int, port: int, folder: Path, env: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str],
+    *,
+    core: int,
+    port: int,
+    folder: Path,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[int]:
     """A server that listens on the port while the context is open; gives its process id. Raises BenchError."""
     with tempfile.TemporaryFile() as log:

@@ -31,7 +31,9 @@ def results(rounds: Rounds) -> Results:
     }
 
 
-def summary(rounds: Rounds, machine: Mapping[str, object], cores: Cores, problems: Sequence[str]) -> dict[str, Any]:
+def summary(
+    rounds: Rounds, machine: Mapping[str, object], cores: Cores, problems: Sequence[str]
+) -> dict[str, Any]:
     """All figures, as the last line of output shows them."""
     found = results(rounds)
     direct, geko = found.get("direct"), found.get("geko")

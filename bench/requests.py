@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from functools import partial
 from typing import cast
 
 from bench.window import Window
@@ -73,7 +74,7 @@ async def run(port: int, connections: int, request: bytes) -> Window:
     loop = asyncio.get_running_loop()
     ends = [asyncio.Event() for _ in range(connections)]
     for end in ends:
-        await loop.create_connection(lambda end=end: Requester(request, window, end), "127.0.0.1", port)
+        await loop.create_connection(partial(Requester, request, window, end), "127.0.0.1", port)
     await asyncio.sleep(WARM_UP_S)
     await window.agree()
     await asyncio.wait([asyncio.create_task(end.wait()) for end in ends], timeout=3)

@@ -79,7 +79,9 @@ async def direct(stage: Stage) -> AsyncIterator[Subject]:
 @asynccontextmanager
 async def nginx(stage: Stage) -> AsyncIterator[Subject | None]:
     """nginx with one worker; None: it is not installed."""
-    program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin") or shutil.which("nginx")
+    program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin") or shutil.which(
+        "nginx"
+    )
     if program is None:
         yield None
         return

@@ -14,7 +14,8 @@ import msgspec
 
 from geko_proxy.errors import UpstreamError
 from geko_proxy.headers import BROWSER_USER_AGENT
-from geko_proxy.upstream import Upstream, UpstreamReply
+from geko_proxy.upstream import Upstream
+from geko_proxy.upstream_connection import UpstreamReply
 
 MAX_REPLY_BYTES = 32 * 1024 * 1024
 

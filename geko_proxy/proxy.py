@@ -9,7 +9,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +16,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from geko_proxy import relay
+from geko_proxy.client_request import BodyReader, ClientAddress
 from geko_proxy.errors import (
     FilterError,
     Refused,
@@ -296,6 +296,8 @@ class Proxy:
         exchange = Exchange(exchange_id, asked, rule.route, rule.operation, params, time.time())
         if bad is not None:
             exchange.route, exchange.operation = Route.BLOCKED, "bad_path"
+        elif request.headers.get("Upgrade", "").lower() == "websocket":
+            exchange.route, exchange.operation = Route.BLOCKED, "websocket"
         elif body_source is not None and not rule.upload:
             body_source.limit = self._max_json_bytes
         return exchange
@@ -303,6 +305,8 @@ class Proxy:
     def _blocked(self, exchange: Exchange) -> Refused:
         if exchange.operation == "bad_path":
             return Refused(400, "bad_path", "The path is malformed.")
+        if exchange.operation == "websocket":  # LibreChat has none (contract §8)
+            return Refused(400, "upgrade_refused", "There are no WebSockets here.")
         allowed = self._classifier.methods(exchange.request.path)
         if exchange.request.method == "OPTIONS" and allowed:
             return Refused(204, "options", "", headers={"Allow": ", ".join(sorted(allowed | {"OPTIONS"}))})
@@ -361,70 +365,3 @@ def _stream_id(status: int, body: bytes) -> str | None:
         return None
     stream_id = value.get("streamId") if isinstance(value, dict) else None
     return stream_id if isinstance(stream_id, str) and stream_id else None
-
-
-class BodyReader:
-    """The client's body as a source; refuses what is longer than `limit` bytes."""
-
-    __slots__ = ("_content", "_size", "limit")
-
-    def __init__(self, request: web.BaseRequest, limit: int) -> None:
-        self._content = request.content
-        self._size = 0
-        self.limit = limit
-        if (request.content_length or 0) > limit:
-            self._size = request.content_length or 0
-
-    async def read_chunk(self) -> bytes:
-        """The next bytes. Raises Refused 413 beyond the limit."""
-        chunk: bytes = await self._content.readany()
-        self._size += len(chunk)
-        if self._size > self.limit:
-            raise Refused(413, "body_too_large", f"The request body is larger than {self.limit} bytes.")
-        return chunk
-
-    def close(self) -> None:
-        """aiohttp discards what is left."""
-
-
-class ClientAddress:
-    """Finds the client's address: X-Forwarded-For counts only from trusted proxies, right to left (RFC 7239 §8.1)."""
-
-    def __init__(self, trusted: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> None:
-        self._trusted = tuple(trusted)
-        self._is_trusted = lru_cache(4096)(self._in_trusted)
-
-    def of(self, request: web.BaseRequest) -> str:
-        """The address of the client, as text."""
-        peer = request.remote or "127.0.0.1"
-        if not self._trusted or not self._is_trusted(peer):
-            return peer
-        entries = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
-        for entry in reversed([each.strip() for each in entries if each.strip()]):
-            if not self._is_trusted(entry):
-                return entry if _is_address(entry) else peer
-        return peer
-
-    def is_secure(self, request: web.BaseRequest) -> bool:
-        """Whether the client speaks https, as far as a trusted proxy says so."""
-        if request.secure:
-            return True
-        peer = request.remote or ""
-        if not self._trusted or not self._is_trusted(peer):
-            return False
-        return request.headers.get("X-Forwarded-Proto", "").split(",")[-1].strip().lower() == "https"
-
-    def _in_trusted(self, address: str) -> bool:
-        try:
-            ip = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(ip in network for network in self._trusted)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -20,7 +20,7 @@ from geko_proxy.sse import SseEvent, SseFormatError, SseParser
 
 if TYPE_CHECKING:
     from geko_proxy.filters.chain import EventHooks
-    from geko_proxy.upstream import UpstreamReply
+    from geko_proxy.upstream_connection import UpstreamReply
 
 log = logging.getLogger("geko.turns")
 

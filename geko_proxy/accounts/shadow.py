@@ -172,8 +172,8 @@ class ShadowAccounts:
         self._known.pop((workspace_id, user_id), None)
 
     async def _create(self, tenant_id: UUID, workspace_id: UUID, user_id: UUID) -> Shadow:
-        async with self._store.creation_lock(tenant_id, workspace_id, user_id):
-            row = await self._store.get(tenant_id, workspace_id, user_id)
+        async with self._store.creation_lock(tenant_id, workspace_id, user_id) as scope:
+            row = await self._store.get(tenant_id, workspace_id, user_id, scope=scope)
             if row is not None:
                 return Shadow(row.librechat_user_id, row.email)
             await self._ensure_service_account()
@@ -184,7 +184,7 @@ class ShadowAccounts:
             if account.get("role") != "USER" or not _OBJECT_ID.fullmatch(librechat_user_id):
                 raise UpstreamError("LibreChat gave a shadow account another role than USER")
             row = await self._store.put_if_absent(
-                tenant_id, workspace_id, user_id, librechat_user_id=librechat_user_id, email=email
+                tenant_id, workspace_id, user_id, librechat_user_id=librechat_user_id, email=email, scope=scope
             )
             log.info("created a shadow account in LibreChat for workspace %s", workspace_id)
             return Shadow(row.librechat_user_id, row.email)

@@ -9,13 +9,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from geko_proxy.errors import StoreError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.librechat import concurrent_refusal
+from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.leases import Busy, Exhausted, Lease, NewTurn, TurnState
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.windows import month_window
@@ -136,7 +137,7 @@ class QuotaFilter(Filter):
             on_event(data)
             if "event" not in data:
                 self._note(turn, event, data)
-            if meter.consumed > turn.granted and turn.final is None:
+            if turn.final is None and meter.exceeds(turn.granted):
                 await self._top_up(exchange, turn)
             return None
 
@@ -150,6 +151,8 @@ class QuotaFilter(Filter):
             await self._leases.release(turn.lease)
             return
         charges = turn.meter.finish(turn.final)
+        if turn.state is TurnState.CUT:
+            charges = within(charges, turn.granted)
         await self._leases.settle(turn.lease, turn.state, charges)
         log.info(
             "%s: turn %s %s, %d tokens",
@@ -199,6 +202,19 @@ class QuotaFilter(Filter):
         count = await self._leases.recover_expired()
         if count:
             log.warning("settled %d turns of an instance that went away", count)
+
+
+def within(charges: list[Charge], granted: int) -> list[Charge]:
+    """The charges of a cut answer: what was counted but not passed on is taken off the estimates."""
+    over = sum(charge.tokens for charge in charges) - granted
+    kept = []
+    for charge in charges:
+        if over > 0 and charge.estimated:
+            less = min(over, charge.output_tokens)
+            over -= less
+            charge = replace(charge, output_tokens=charge.output_tokens - less)
+        kept.append(charge)
+    return kept
 
 
 def _conversation_id(body: dict[str, Any]) -> str | None:

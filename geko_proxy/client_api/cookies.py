@@ -1,0 +1,49 @@
+"""The cookie in which browsers keep their refresh token: out of scripts' reach, and only sent to GEKO's own pages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+from aiohttp import web
+
+from geko_proxy.config import ServerSettings
+from geko_proxy.exchange import Exchange, Reply
+from geko_proxy.filters.auth import REFRESH_COOKIE
+from geko_proxy.headers import is_same_origin
+
+CLEARED = "Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+class RefreshCookies:
+    """Reads, sets and clears the cookie. The attributes are those of LibreChat's own (contract §2.3)."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+
+    def read(self, exchange: Exchange, request: web.BaseRequest) -> str | None:
+        """The refresh token in the cookie; None without one, or when a page of another origin sends it."""
+        token = exchange.request.cookies.get(REFRESH_COOKIE)
+        origin = exchange.request.headers.get("Origin")
+        if not token or not (is_same_origin(origin, request.host) or origin == self._settings.public_url):
+            return None
+        return token
+
+    def set(self, exchange: Exchange, reply: Reply, token: str, expires_at: datetime) -> None:
+        """Give the browser its refresh token."""
+        self._add(exchange, reply, token, format_datetime(expires_at.astimezone(UTC), usegmt=True))
+
+    def clear(self, exchange: Exchange, reply: Reply) -> None:
+        """Take the refresh token from the browser."""
+        self._add(exchange, reply, "", CLEARED)
+
+    def _add(self, exchange: Exchange, reply: Reply, value: str, expires: str) -> None:
+        parts = [f"{REFRESH_COOKIE}={value}", "Path=/", f"Expires={expires}", "HttpOnly", "SameSite=Strict"]
+        if self._is_secure(exchange):
+            parts.append("Secure")
+        reply.headers.add("Set-Cookie", "; ".join(parts))
+        reply.headers["Cache-Control"] = "no-store"
+
+    def _is_secure(self, exchange: Exchange) -> bool:
+        chosen = self._settings.cookie_secure
+        return self._settings.cookies_are_secure or (chosen == "auto" and exchange.request.secure)
