@@ -63,7 +63,10 @@ async def measure(stage: Stage, subject: Subject, what: Measurement) -> Figures:
     finally:
         await asyncio.gather(*(end(process) for process in processes))
         await _stop_answers(stage)
-    return {**figures(results, what.seconds), **sent}
+    found = {**figures(results, what.seconds), **sent}
+    if sent.get("sent_per_s"):
+        found["share"] = min(1.0, round(found["per_s"] / sent["sent_per_s"], 4))
+    return found
 
 
 def figures(results: Sequence[Figures], seconds: float) -> Figures:

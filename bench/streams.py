@@ -17,7 +17,8 @@ from bench.window import Window
 SENT = re.compile(rb'"sent":\[(\d+),(\d+)\]')
 PATH = "/api/agents/chat/stream/"
 ENDLESS = 1_000_000
-ENDS_WITHIN_S = 10.0
+OPENS_WITHIN_S = 10.0
+ENDS_WITHIN_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,13 @@ async def run_paced(answers: Answers, count: int, starters: int) -> Window:
                 await stream.begun.wait()
         starter.close()
 
-    await asyncio.gather(*(open_some() for _ in range(starters)))
+    opening = [asyncio.create_task(open_some()) for _ in range(starters)]
+    _, late = await asyncio.wait(opening, timeout=OPENS_WITHIN_S)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*opening, return_exceptions=True)
+    for _ in range(count - sum(stream.begun.is_set() for stream in streams)):
+        window.fail("did not begin")
     await window.agree()
     await _until_ended(streams, window)
     return window

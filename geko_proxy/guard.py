@@ -98,7 +98,7 @@ class Guard:
 
     def check_choice(self, choice: AgentChoice) -> None:
         """Check what one agent selects by itself."""
-        if False:
+        if self.config.models is not None and choice.parameters:
             raise agent_refused(f"it sets the model parameters {', '.join(choice.parameters)}")
         if choice.model is not None and choice.endpoint is not None:
             self.check_model(choice.endpoint, choice.model)

@@ -252,7 +252,7 @@ class Classifier:
     """Finds the rule of a request: GEKO's own routes first, then LibreChat's."""
 
     def __init__(self, own: list[tuple[str, str, Rule]], *, pass_unknown: bool = False) -> None:
-        self._table = RouteTable([*ROWS, *own])
+        self._table = RouteTable([*ROWS, *(row for row in own if row not in ROWS)])
         self._unknown = _PASSED if pass_unknown else _UNKNOWN
 
     def classify(self, method: str, path: str) -> Match[Rule]:

@@ -5,6 +5,7 @@ WHATWG HTML §9.2.6 (event stream interpretation). No I/O here.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -74,8 +75,8 @@ class SseEvent:
         if self._json is None:
             try:
                 self._json = _decode(self.data)
-            except msgspec.DecodeError as error:
-                raise SseFormatError(f"event data is not JSON: {error}") from error
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self._json = _decode_halves(self.data)
         return self._json
 
     @json.setter
@@ -104,6 +105,15 @@ class SseEvent:
             elif field == b"event" and (colon or value == b""):
                 name = value.decode("utf-8", "replace")
         self._name, self._data = name, b"\n".join(lines)
+
+
+def _decode_halves(data: bytes) -> Any:
+    """Decode JSON with half surrogate pairs, which JavaScript writes when a delta ends inside an emoji."""
+    try:
+        text = json.dumps(json.loads(data.decode("utf-8", "replace")), ensure_ascii=False)
+    except (ValueError, RecursionError) as error:
+        raise SseFormatError(f"event data is not JSON: {error}") from error
+    return _decode(text.encode("utf-8", "replace"))
 
 
 class SseParser:

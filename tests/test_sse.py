@@ -90,6 +90,13 @@ def test_an_event_is_encoded_anew_only_when_its_json_was_set() -> None:
     assert error.raw == b'event: error\ndata: {"error":"x"}\n\n'
 
 
+def test_half_an_emoji_is_read_and_passed_on_untouched() -> None:
+    raw = b'data: {"text":"wave \\ud83d"}\n\n'
+    event = SseEvent(raw)
+    assert event.json == {"text": "wave ?"}
+    assert event.raw == raw
+
+
 def test_data_that_is_no_json_is_said_to_be_so() -> None:
     with pytest.raises(SseFormatError):
         _ = SseEvent(b"data: [DONE\n\n").json

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Short = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
-class RegisterBody(Body):
+class RegisterBody(Body, frozen=True):
     """POST /v1/auth/register. Lengths and forms are checked by `Registration`."""
 
     email: Short
@@ -31,7 +31,7 @@ class RegisterBody(Body):
     tenant_name: Short | None = None
 
 
-class LoginBody(Body):
+class LoginBody(Body, frozen=True):
     """POST /v1/auth/login. workspaceId: the workspace to enter, the oldest one when left out."""
 
     email: Short
@@ -39,7 +39,7 @@ class LoginBody(Body):
     workspace_id: UUID | None = None
 
 
-class RefreshBody(Body):
+class RefreshBody(Body, frozen=True):
     """POST /v1/auth/refresh. Left out: the cookie is used."""
 
     refresh_token: Short | None = None
@@ -134,7 +134,9 @@ class Auth:
         self._cookies.set(exchange, reply, signed_in.refresh_token, signed_in.refresh_expires_at)
 
 
-def tokens_shape(signed_in: SignedIn, *, with_refresh_token: bool, now: datetime | None = None) -> dict[str, Any]:
+def tokens_shape(
+    signed_in: SignedIn, *, with_refresh_token: bool, now: datetime | None = None
+) -> dict[str, Any]:
     """The JSON of a sign-in. Times to live in seconds."""
     left = signed_in.refresh_expires_at - (now or datetime.now(UTC))
     shape: dict[str, Any] = {

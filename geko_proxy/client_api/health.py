@@ -83,7 +83,7 @@ async def outcome(name: str, check: Awaitable[None]) -> str:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             await check
-    except (StoreError, OSError, TimeoutError) as error:
-        log.warning("not ready: %s: %s", name, error or type(error).__name__)
+    except Exception as error:  # noqa: BLE001  whatever it is, GEKO is not ready
+        log.warning("not ready: %s: %s", name, str(error) or type(error).__name__)
         return "failed"
     return "ok"

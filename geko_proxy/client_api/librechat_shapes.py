@@ -38,7 +38,9 @@ def login_problem(body: Mapping[str, Any]) -> str | None:
     email, password = body.get("email"), body.get("password")
     if not email or not password or isinstance(email, dict | list) or isinstance(password, dict | list):
         return MISSING
-    problems = labelled("email", email_problems(body)) + labelled("password", password_problems(body, "password"))
+    problems = labelled("email", email_problems(body)) + labelled(
+        "password", password_problems(body, "password")
+    )
     return " ".join(problems) or None
 
 

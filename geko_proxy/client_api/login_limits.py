@@ -1,46 +1,120 @@
-"""Slows down password guessing: failures per account and client address. In this process only."""
+"""Limits attempts to sign in and to register, beyond the general rate limit. Counted in this process alone."""
 
 from __future__ import annotations
 
+import ipaddress
 import time
+from collections.abc import Callable
+from math import ceil
+from typing import Final
 
 from cachetools import TTLCache
 
 from geko_proxy.errors import Refused
 
-MAX_KEYS = 100_000
+MAX_KEYS: Final = 100_000
+IPV6_NETWORK: Final = 64  # what one customer of a provider has at least
+
+
+class Attempts:
+    """Counts attempts by key in windows that begin with the first one.
+
+    limit: attempts that pass in `window_s` seconds. clock: a monotonic time in seconds.
+    """
+
+    def __init__(self, limit: int, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._window_s = window_s
+        self._clock = clock
+        self._windows: TTLCache[str, list[float]] = TTLCache(MAX_KEYS, window_s, timer=clock)
+
+    def add(self, key: str) -> int:
+        """Count one attempt; 0 if it may be made, else the seconds to wait (it is not counted then)."""
+        now = self._clock()
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = [0, now + self._window_s]
+        if window[0] >= self._limit:
+            return max(1, ceil(window[1] - now))
+        window[0] += 1
+        return 0
+
+    def take_back(self, key: str) -> None:
+        """Uncount one attempt."""
+        window = self._windows.get(key)
+        if window is not None and window[0] > 0:
+            window[0] -= 1
+
+    def clear(self, key: str) -> None:
+        """Forget all attempts of a key."""
+        self._windows.pop(key, None)
 
 
 class LoginLimits:
-    """Counts failed sign-ins. failures: allowed per window_s seconds for one account from one address."""
+    """Attempts are counted before the password is checked, so that many at once can't slip through, and uncounted
+    when it was right. An account counts together with the address: strangers can't lock somebody out.
 
-    def __init__(self, failures: int = 10, window_s: int = 300) -> None:
-        self._failures = failures
-        self._window_s = window_s
-        self._counts: TTLCache[tuple[str, str], list[float]] = TTLCache(MAX_KEYS, window_s)
+    failures: for one account from one address; failures_per_address: for all accounts from it;
+    registrations: new accounts from one address; all within `window_s` seconds.
+    """
 
-    def check(self, account: str, address: str) -> None:
-        """Raises Refused 429 when there were too many failures; call before looking at the password."""
-        times = self._counts.get(_key(account, address), [])
-        if len(times) >= self._failures:
-            wait_s = max(1, int(times[0] + self._window_s - time.monotonic()) + 1)
-            raise Refused(
-                429,
-                "too_many_attempts",
-                f"Too many login attempts, please try again after {wait_s} seconds.",
-                retry_after_s=wait_s,
-            )
+    def __init__(
+        self,
+        *,
+        failures: int = 10,
+        failures_per_address: int = 50,
+        registrations: int = 300,
+        window_s: float = 300,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._accounts = Attempts(failures, window_s, clock)
+        self._addresses = Attempts(failures_per_address, window_s, clock)
+        self._registrations = Attempts(registrations, window_s, clock)
 
-    def failed(self, account: str, address: str) -> None:
-        """Count a failure."""
-        key = _key(account, address)
-        times = [each for each in self._counts.get(key, []) if each > time.monotonic() - self._window_s]
-        self._counts[key] = [*times, time.monotonic()]
+    def begin(self, ip: str, email: str) -> None:
+        """Count an attempt to sign in. Raises Refused 429."""
+        network = network_of(ip)
+        wait_s = self._addresses.add(network)
+        if not wait_s:
+            wait_s = self._accounts.add(account_key(network, email))
+            if wait_s:
+                self._addresses.take_back(network)
+        if wait_s:
+            raise too_many("login attempts", wait_s)
 
-    def succeeded(self, account: str, address: str) -> None:
-        """Forget the failures of an account from this address."""
-        self._counts.pop(_key(account, address), None)
+    def succeeded(self, ip: str, email: str) -> None:
+        """The password was right: what was counted for this account from here is forgotten."""
+        network = network_of(ip)
+        self._addresses.take_back(network)
+        self._accounts.clear(account_key(network, email))
+
+    def begin_registration(self, ip: str) -> None:
+        """Count an attempt to register. Raises Refused 429."""
+        wait_s = self._registrations.add(network_of(ip))
+        if wait_s:
+            raise too_many("accounts created", wait_s)
 
 
-def _key(account: str, address: str) -> tuple[str, str]:
-    return account.strip().lower()[:320], address
+def account_key(network: str, email: str) -> str:
+    """The key of an account from one network. email: as typed."""
+    return f"{network} {email.strip().lower()[:254]}"
+
+
+def network_of(ip: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 of an IPv6 one."""
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return ip
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), IPV6_NETWORK), strict=False))
+
+
+def too_many(what: str, wait_s: int) -> Refused:
+    """429 in words that LibreChat uses too (recording limits/04_login_wrong_8)."""
+    minutes = ceil(wait_s / 60)
+    text = f"Too many {what}, please try again after {minutes} minute{'s' if minutes != 1 else ''}."
+    return Refused(429, "too_many_attempts", text, retry_after_s=wait_s)

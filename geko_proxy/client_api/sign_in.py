@@ -58,7 +58,8 @@ class SignIns:
         """
         ip = exchange.request.client_ip
         self._limits.begin(ip, email)
-        user, stored = await self._services.users.find_login(email) or (None, None)
+        found = await self._services.users.find_login(email)
+        user, stored = found if found is not None else (None, None)
         if not await verify_password(password, stored) or user is None:
             log.info("%s: a sign-in failed", exchange.id)
             return None
@@ -173,9 +174,7 @@ class SignIns:
     def _signed_in(
         self, user: User, tenant: Tenant, workspace: Workspace, role: Role, session: OpenedSession | Rotated
     ) -> SignedIn:
-        identity = Identity(
-            user.user_id, user.tenant_id, workspace.workspace_id, role, session.session_id
-        )
+        identity = Identity(user.user_id, user.tenant_id, workspace.workspace_id, role, session.session_id)
         return SignedIn(
             user,
             tenant,

@@ -30,7 +30,9 @@ from geko_proxy.workspaces.roles import Role
 
 OWNER = "owner@demo.example"
 MEMBER = "member@demo.example"
-TOKEN_LIMIT = 2_000
+TOKEN_LIMIT = 500
+ANSWER_TOKENS = 120
+ANSWER_DELAY_MS = 25.0
 DEFAULT_MODEL = "MockUsage/gpt-4o-mini"
 
 
@@ -85,7 +87,11 @@ async def _librechat(settings: Settings, state: DemoState, stack: AsyncExitStack
             )
         return settings, False
     stand_in = StandIn(
-        jwt_secret=state.librechat_jwt_secret, jwt_refresh_secret=state.librechat_jwt_refresh_secret
+        jwt_secret=state.librechat_jwt_secret,
+        jwt_refresh_secret=state.librechat_jwt_refresh_secret,
+        secure_image_links=True,
+        default_tokens=ANSWER_TOKENS,
+        default_delay_ms=ANSWER_DELAY_MS,
     )
     await stack.enter_async_context(stand_in)
     librechat = dataclasses.replace(
