@@ -196,8 +196,8 @@ def send_body(exchange: Exchange, body: dict[str, Any]) -> None:
     """Send the body on as it was read."""
     try:
         exchange.request.set_json(body)
-    except (OverflowError, RecursionError, ValueError):
-        raise bad_selection("a number is too large or the body too deep") from None
+    except RecursionError:
+        raise bad_selection("the body is nested too deep") from None
 
 
 async def _allows_favorite(favorite: Mapping[str, Any], guard: Guard) -> bool:

@@ -27,6 +27,10 @@ from geko_proxy.workspaces.tenants import Tenant, TenantStatus
 from geko_proxy.workspaces.workspaces import Workspace
 
 TENANT, WORKSPACE, USER = uuid4(), uuid4(), uuid4()
+OPEN = WorkspaceConfig()
+ACME = Tenant(TENANT, "Acme", "UTC", TenantStatus.ACTIVE)
+DEFAULT = Workspace(TENANT, WORKSPACE, "Default", None)
+PAT = User(TENANT, USER, "p@acme.test", "Pat", None, datetime.now(UTC), None)
 ACCOUNT = "6b032e55267c468b9988490f"
 MODELS = {
     "openAI": ["gpt-5.5"],  # listed, but switched off
@@ -39,9 +43,7 @@ ENDPOINTS = {"agents": {"order": 0}, "Other": {"order": 2}, "Mock": {"order": 1,
 class FakeLibreChat:
     """LibreChat's client, answering from what the test puts in. calls: what was asked for."""
 
-    def __init__(
-        self, *, agents: dict[str, Any] | None = None, config: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, *, agents: dict[str, Any] | None = None, config: dict[str, Any] | None = None) -> None:
         self.agents = agents or {}
         self.configuration = config or {}
         self.calls: list[str] = []
@@ -71,11 +73,11 @@ class World:
     """What the fake stores know; a test changes it at will."""
 
     librechat: FakeLibreChat = field(default_factory=FakeLibreChat)
-    config: WorkspaceConfig = WorkspaceConfig()
+    config: WorkspaceConfig = OPEN
     role: Role | None = Role.MEMBER
-    tenant: Tenant | None = Tenant(TENANT, "Acme", "UTC", TenantStatus.ACTIVE)
-    workspace: Workspace | None = Workspace(TENANT, WORKSPACE, "Default", None)
-    user: User | None = User(TENANT, USER, "p@acme.test", "Pat", None, datetime.now(UTC), None)
+    tenant: Tenant | None = ACME
+    workspace: Workspace | None = DEFAULT
+    user: User | None = PAT
     links: dict[tuple[UUID, str], SharedLink] = field(default_factory=dict)
     accounts: list[ShadowAccount] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)

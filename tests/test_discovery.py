@@ -12,7 +12,9 @@ from geko_proxy.discovery import UnexpectedShape
 from geko_proxy.workspaces.config import WorkspaceConfig
 
 OPEN = WorkspaceConfig()
-SMALL = WorkspaceConfig(models=("Mock/gpt-4o-mini", "Mock/o3"), default_model="Mock/o3", mcp_servers=("good",))
+SMALL = WorkspaceConfig(
+    models=("Mock/gpt-4o-mini", "Mock/o3"), default_model="Mock/o3", mcp_servers=("good",)
+)
 MODELS = {"openAI": ["gpt-5.5"], "assistants": [], "Mock": ["gpt-4o", "gpt-4o-mini", "o3"]}
 ENDPOINTS: dict[str, Any] = {
     "agents": {"order": 1, "capabilities": ["tools"]},
@@ -182,7 +184,14 @@ def test_mcp_servers_that_are_not_allowed_vanish() -> None:
 )
 def test_a_list_of_agents_keeps_its_shape(allowed: set[str], first: str | None, last: str | None) -> None:
     listed = [{"id": name} for name in "abc"]
-    value = {"object": "list", "data": listed, "first_id": "a", "last_id": "c", "has_more": True, "after": "x"}
+    value = {
+        "object": "list",
+        "data": listed,
+        "first_id": "a",
+        "last_id": "c",
+        "has_more": True,
+        "after": "x",
+    }
     assert discovery.ids_of_agents(value) == ["a", "b", "c"]
     found = discovery.filter_agents(value, allowed)
     assert [each["id"] for each in found["data"]] == sorted(allowed)

@@ -68,9 +68,10 @@ def test_a_chat_body_loses_what_librechat_must_not_see() -> None:
 
 def test_each_of_several_added_conversations_is_cleaned() -> None:
     picked = {"ephemeralAgent": {"mcp": ["bad", "good"]}}
-    assert clean_chat({"addedConvo": [picked, picked]}, only_good)["addedConvo"] == [
-        {"ephemeralAgent": {"mcp": ["good"]}}
-    ] * 2
+    assert (
+        clean_chat({"addedConvo": [picked, picked]}, only_good)["addedConvo"]
+        == [{"ephemeralAgent": {"mcp": ["good"]}}] * 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,8 @@ def test_a_spec_selects_by_its_preset_and_servers() -> None:
         }
     )
     assert spec.choice == Choice("agents", None, "agent_1")
-    assert (spec.servers, spec.opaque) == ({"web"}, True)
+    assert spec.servers == {"web"}
+    assert spec.opaque
     with pytest.raises(BadSelection):
         read_spec({"name": "s"})
 

@@ -15,8 +15,8 @@ from geko_proxy.selection import AGENTS, BUILT_IN_ENDPOINTS, MAX_NAME_LENGTH
 ROOT: Final = "00000000-0000-0000-0000-000000000000"
 MAX_MESSAGE_LENGTH: Final = 2_000_000
 
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,100}$")]  # it becomes part of a path
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
+Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,100}\Z")]  # it becomes part of a path
 
 
 class SendBody(Body, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -124,7 +125,8 @@ async def call(
     client: aiohttp.ClientSession, method: str, path: str, data: Any = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
     """Send one request and read the reply."""
-    async with client.request(method, path, data=data, headers=headers, allow_redirects=False) as reply:
+    body = io.BytesIO(data) if isinstance(data, bytes) else data
+    async with client.request(method, path, data=body, headers=headers, allow_redirects=False) as reply:
         return Answer(reply.status, reply.headers.copy(), await reply.read())
 
 

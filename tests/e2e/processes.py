@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -17,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LISTENING = re.compile(r"listening on (http://\S+)")
 START_TIMEOUT_S = 30.0
 
-JWT_SECRET = "librechat-" + "j" * 40
-JWT_REFRESH_SECRET = "librechat-" + "r" * 40
+JWT_SECRET, JWT_REFRESH_SECRET, SHADOW_SECRET, AUTH_SECRET = (
+    hashlib.sha256(name).hexdigest() for name in (b"jwt", b"refresh", b"shadow", b"auth")
+)
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ def geko_environment(dsn: str, librechat_url: str, **settings: str) -> dict[str,
         "LIBRECHAT_URL": librechat_url,
         "LIBRECHAT_JWT_SECRET": JWT_SECRET,
         "LIBRECHAT_JWT_REFRESH_SECRET": JWT_REFRESH_SECRET,
-        "GEKO_LIBRECHAT_SHADOW_SECRET": "s" * 40,
-        "GEKO_AUTH_JWT_SECRET": "a" * 40,
+        "GEKO_LIBRECHAT_SHADOW_SECRET": SHADOW_SECRET,
+        "GEKO_AUTH_JWT_SECRET": AUTH_SECRET,
         "GEKO_SERVER_PORT": "0",
         "GEKO_FILTER_RATE_LIMIT_LIMIT": "100000",
         **settings,

@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 from tests.e2e.people import Person, call
-from tests.e2e.processes import Running
+from tests.e2e.processes import AUTH_SECRET, Running
 
 
 async def check_logged(geko: Running, request_id: str) -> None:
@@ -70,10 +70,10 @@ async def test_tokens_that_are_not_ours(geko: Running, alice: Person) -> None:
         "x" * 5000,
         unsigned(claims),
         jwt.encode(claims, "another-secret" * 4, algorithm="HS256"),
-        jwt.encode({**claims, "exp": int(time.time()) - 10}, "a" * 40, algorithm="HS256"),
-        jwt.encode({**claims, "type": "refresh"}, "a" * 40, algorithm="HS256"),
-        jwt.encode({**claims, "aud": "other"}, "a" * 40, algorithm="HS256"),
-        jwt.encode({**claims, "tenantId": {"$ne": None}}, "a" * 40, algorithm="HS256"),
+        jwt.encode({**claims, "exp": int(time.time()) - 10}, AUTH_SECRET, algorithm="HS256"),
+        jwt.encode({**claims, "type": "refresh"}, AUTH_SECRET, algorithm="HS256"),
+        jwt.encode({**claims, "aud": "other"}, AUTH_SECRET, algorithm="HS256"),
+        jwt.encode({**claims, "tenantId": {"$ne": None}}, AUTH_SECRET, algorithm="HS256"),
         alice.token[:-4] + "AAAA",
     ]
     for token in tokens:
@@ -114,9 +114,9 @@ async def test_path_tricks(geko: Running, target: str) -> None:
 
 async def test_requests_that_two_servers_would_read_differently(geko: Running) -> None:
     both = b"POST /api/user HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    assert (await raw(geko, both)).startswith(b"HTTP/1.1 400")
+    assert (await raw(geko, both)).split()[1] == b"400"
     two = b"POST /api/user HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd"
-    assert (await raw(geko, two)).startswith(b"HTTP/1.1 400")
+    assert (await raw(geko, two)).split()[1] == b"400"
 
 
 async def test_a_websocket_is_refused(client: aiohttp.ClientSession) -> None:
