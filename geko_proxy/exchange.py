@@ -121,7 +121,7 @@ class Request:
             body = await self.read()
             try:
                 value = msgspec.json.decode(body)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise Refused(400, "invalid_json", "The request body is not valid JSON.") from None
             if not isinstance(value, dict):
                 raise Refused(400, "invalid_json", "The request body must be a JSON object.")
@@ -205,7 +205,7 @@ class Reply:
             body = await self.read()
             try:
                 self._json = msgspec.json.decode(body)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise UpstreamError("LibreChat's reply is not JSON") from None
         return self._json
 

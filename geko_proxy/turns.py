@@ -150,11 +150,12 @@ class Turn:
                 reply = await self._client.open_stream(
                     await self._bearer(), self.stream_id, resume=attempt > 0
                 )
-                if reply.status != 200:
+                if reply.status == 200:
+                    await self._read(reply)
+                else:
                     reply.close()
-                    await self._take_stored_answer()
-                    return
-                await self._read(reply)
+                    if reply.status == 404:  # it has ended meanwhile
+                        await self._take_stored_answer()
                 if self._ended:
                     return
             except (UpstreamError, SseFormatError) as error:

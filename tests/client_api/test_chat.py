@@ -82,7 +82,7 @@ async def stage() -> AsyncIterator[Stage]:
         exchange.user = cast(Identity, SimpleNamespace(tenant_id=1, workspace_id=2, user_id=3))
         try:
             answer = await chat.send(exchange, request)
-        except ClientLeft:
+        except (ClientLeft, asyncio.CancelledError):
             played.left.set()
             raise
         except Refused as refused:

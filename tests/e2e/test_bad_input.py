@@ -35,6 +35,7 @@ async def check_logged(geko: Running, request_id: str) -> None:
         (b'{"text": "' + b"x" * 3_200_000 + b'"}', 413),
         (b"[" * 100_000, 400),
         (b"\xff\xfe\x00", 400),
+        (b'{"text": "\xff", "endpoint": "Mock"}', 400),
     ],
 )
 async def test_a_bad_chat_body(geko: Running, alice: Person, body: bytes, status: int) -> None:

@@ -138,7 +138,7 @@ async def test_assets_pages_and_caching(client: aiohttp.ClientSession) -> None:
     assert page.status == 200
     assert b"<html" in page.raw
     assert "no-store" in page.headers["Cache-Control"]
-    found = re.search(rb"(?:src|href)=\"/?(assets/[^\"]+\.(?:js|css))\"", page.raw)
+    found = re.search(rb"(?:src|href)=\"(?:\./|/)?(assets/[^\"]+\.(?:js|css))\"", page.raw)
     assert found
     path = "/" + found[1].decode()
     asset = await call(client, "GET", path)
