@@ -20,7 +20,7 @@ from bench.measure import MEASUREMENTS, Figures, Measurement, measure
 from bench.processes import BenchError
 from bench.subjects import SUBJECTS, Stage, Subject, upstream
 
-LIMIT_S = 165.0  # no further round is begun when it would end later than this
+LIMIT_S = 170.0  # no further round is begun when it would end later than this
 FILE = Path(__file__).parent / "results" / "latest.md"
 HEADROOM = 2.0  # a load generator that is not this much faster than GEKO measures itself
 
@@ -72,7 +72,7 @@ async def _bench(arguments: argparse.Namespace, cores: Cores) -> tuple[Rounds, l
             if at - begun + longest > LIMIT_S:
                 problems.append(f"only {number - 1} rounds: the time was up")
                 break
-            for what in wanted:
+            for what in [each for each in wanted if number == 1 or not each.extra]:
                 await _compare(stage, subjects, what, number, rounds, problems)
             longest = max(longest, time.monotonic() - at)
     return rounds, problems

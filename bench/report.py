@@ -83,7 +83,8 @@ def table(found: Results, machine: Mapping[str, object], notes: Sequence[str]) -
         f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}. Every proxy has"
         f" one core of its own. Paced: {STREAMS} answers at once, 50 words a second each; latency from the upstream's"
         " write to the client's read. GEKO's streams are chats, signed in, metered and held to a quota in PostgreSQL;"
-        " its access log is off and its rate limit counts but does not refuse. The best of several interleaved rounds.",
+        " its access log is off and its rate limit counts but does not refuse. The best of several interleaved"
+        " rounds; the last two columns were measured once.",
         *notes,
     ]
     return "\n".join(lines)

@@ -234,7 +234,7 @@ class Proxy:
         await self._identify(exchange)
         headers = request_headers(
             asked,
-            request.raw_headers if request is not None else (),
+            request.raw_headers,
             forwarded_for=asked.client_ip,
             forwarded_host=request.host,
             request_id=exchange.id,

@@ -14,7 +14,9 @@ from geko_proxy.headers import (
     request_headers,
 )
 
-CHROME = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36"
+CHROME = (
+    b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36"
+)
 
 
 def sent(*raw: tuple[bytes, bytes], filtered: bool = False, **overrides: str | None) -> dict[bytes, bytes]:
@@ -76,8 +78,17 @@ def test_filters_set_and_take_out_headers() -> None:
 
 
 def test_cookies_pass_by_name() -> None:
-    cookies = {"lang": "de", "refreshToken": "x", "token_provider": "openid", "geko_refresh": "y", "oauth_csrf": "z"}
-    assert cookies_for_librechat(cookies, {"refreshToken": "minted"}) == "oauth_csrf=z; lang=de; refreshToken=minted"
+    cookies = {
+        "lang": "de",
+        "refreshToken": "x",
+        "token_provider": "openid",
+        "geko_refresh": "y",
+        "oauth_csrf": "z",
+    }
+    assert (
+        cookies_for_librechat(cookies, {"refreshToken": "minted"})
+        == "oauth_csrf=z; lang=de; refreshToken=minted"
+    )
     assert cookies_for_librechat({"lang": "de; refreshToken=x"}) == ""
 
 

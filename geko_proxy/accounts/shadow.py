@@ -184,7 +184,12 @@ class ShadowAccounts:
             if account.get("role") != "USER" or not _OBJECT_ID.fullmatch(librechat_user_id):
                 raise UpstreamError("LibreChat gave a shadow account another role than USER")
             row = await self._store.put_if_absent(
-                tenant_id, workspace_id, user_id, librechat_user_id=librechat_user_id, email=email, scope=scope
+                tenant_id,
+                workspace_id,
+                user_id,
+                librechat_user_id=librechat_user_id,
+                email=email,
+                scope=scope,
             )
             log.info("created a shadow account in LibreChat for workspace %s", workspace_id)
             return Shadow(row.librechat_user_id, row.email)

@@ -53,7 +53,8 @@ class DemoState:
         if path.exists():
             return msgspec.json.decode(path.read_bytes(), type=cls)
         home.mkdir(parents=True, exist_ok=True)
-        state = cls(*(secrets.token_hex(32) for _ in range(4)), f"geko-{secrets.token_hex(4)}")
+        auth, shadow, jwt, refresh = (secrets.token_hex(32) for _ in range(4))
+        state = cls(auth, shadow, jwt, refresh, f"geko-{secrets.token_hex(4)}")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.encode(state))

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from geko_proxy.errors import StoreError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.librechat import concurrent_refusal
-from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.leases import Busy, Exhausted, Lease, NewTurn, TurnState
+from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.windows import month_window
 

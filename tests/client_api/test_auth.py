@@ -118,7 +118,7 @@ async def test_a_suspended_tenant(auth: Auth, call: Call, services: Services, ds
     tokens = value(await auth.login(*call({"email": "ann@example.org", "password": PASSWORD})))
     async with services.database.tenant(ann.tenant.tenant_id) as scope:
         await scope.execute("update tenants set status = 'suspended' where tenant_id = $1")
-    services.tenants._cache.drop("*")  # noqa: SLF001  another instance wrote it
+    services.tenants._cache.drop("*")  # another instance wrote it
     login = call({"email": "ann@example.org", "password": PASSWORD})
     assert await refused(auth.login, login) == (403, "tenant_not_active")
     refresh = call({"refreshToken": tokens["refreshToken"]})
@@ -135,7 +135,9 @@ async def test_refresh_by_body_rotates(auth: Auth, call: Call, services: Service
     again = call({"refreshToken": first["refreshToken"]})
     assert await refused(auth.refresh, again) == (401, "session_over")  # used twice: a copy is about
     assert await is_over(services, second["accessToken"])
-    async with services.database.tenant(services.tokens.verify(first["accessToken"], time()).tenant_id) as scope:
+    async with services.database.tenant(
+        services.tokens.verify(first["accessToken"], time()).tenant_id
+    ) as scope:
         assert await scope.fetch_value("select action from audit_log where tenant_id = $1") == "session.reuse"
 
 

@@ -104,7 +104,9 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def test_each_word_arrives_before_the_next_one_is_there(stage: Stage, client: aiohttp.ClientSession) -> None:
+async def test_each_word_arrives_before_the_next_one_is_there(
+    stage: Stage, client: aiohttp.ClientSession
+) -> None:
     async with client.post(stage.url, json={"message": "Hi"}) as reply:
         assert reply.status == 200
         assert reply.headers["Content-Type"] == "text/event-stream"
@@ -150,7 +152,9 @@ async def test_no_answer(
     assert (event.name, event.json["code"], event.json["requestId"]) == ("error", code, "r1")
 
 
-async def test_a_conversation_goes_on_after_its_last_message(stage: Stage, client: aiohttp.ClientSession) -> None:
+async def test_a_conversation_goes_on_after_its_last_message(
+    stage: Stage, client: aiohttp.ClientSession
+) -> None:
     stage.history = HISTORY
     stage.end("x")
     async with client.post(stage.url, json={"message": "And?", "conversationId": "c1"}) as reply:

@@ -112,7 +112,9 @@ def test_an_answer_that_never_began() -> None:
 
 def test_an_answer_that_was_cut_for_the_quota() -> None:
     notice = "The monthly token quota of workspace W is used up."
-    events = translate([delta("Hal"), final({"type": "text", "text": "Hal"}, error_part(notice), aborted=True)])
+    events = translate(
+        [delta("Hal"), final({"type": "text", "text": "Hal"}, error_part(notice), aborted=True)]
+    )
     last = events[-1].data
     assert (last["text"], last["finishReason"]) == ("Hal", "quota_exceeded")
     assert last["error"] == {"code": "quota_exceeded", "message": notice, "requestId": "r1"}
@@ -168,7 +170,10 @@ def test_reasons(reason: Any, code: str, text: str) -> None:
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["text", "think", "on_message_delta", ""]),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.sampled_from(["text", "think", "on_message_delta", ""]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(

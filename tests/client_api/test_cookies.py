@@ -10,7 +10,6 @@ import pytest
 from geko_proxy.client_api.cookies import RefreshCookies
 from geko_proxy.config.settings import ServerSettings
 from geko_proxy.exchange import Reply
-
 from tests.client_api.conftest import HOST, Call
 
 EXPIRES = datetime(2026, 11, 29, 18, 3, 2, tzinfo=UTC)

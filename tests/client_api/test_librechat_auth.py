@@ -56,7 +56,9 @@ async def refused(endpoint: Any, call: Any) -> tuple[int, str]:
 
 async def test_register_and_log_in(page: LibreChatAuth, call: Call, services: Services) -> None:
     first = await page.register(*call(FORM))
-    again = await page.register(*call({**FORM, "password": "Other-Horse-9", "confirm_password": "Other-Horse-9"}))
+    again = await page.register(
+        *call({**FORM, "password": "Other-Horse-9", "confirm_password": "Other-Horse-9"})
+    )
     assert (first.status, first.body) == (again.status, again.body)
     assert value(first) == {"message": "Please check your email to verify your email address."}
 
@@ -78,7 +80,10 @@ async def test_wrong_credentials(page: LibreChatAuth, call: Call) -> None:
     unknown = {"email": "dave@example.com", "password": "wrong-password"}
     assert await refused(page.login, call(wrong)) == (404, "Incorrect password.")
     assert await refused(page.login, call(unknown)) == (404, "Incorrect password.")
-    assert await refused(page.login, call({"email": "nope", "password": PASSWORD})) == (404, "email: Invalid email")
+    assert await refused(page.login, call({"email": "nope", "password": PASSWORD})) == (
+        404,
+        "email: Invalid email",
+    )
     await refused(page.login, call(wrong))
     await refused(page.login, call(wrong))
     status, message = await refused(page.login, call(LOGIN))

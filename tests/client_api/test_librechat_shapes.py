@@ -78,7 +78,13 @@ def test_register(body: dict[str, Any], text: str | None) -> None:
 
 
 def test_the_user_is_the_person_with_the_ids_of_the_shadow_account() -> None:
-    account = {"_id": "6b03", "id": "6b03", "name": "GEKO user", "email": "u-1@shadow.invalid", "role": "USER"}
+    account = {
+        "_id": "6b03",
+        "id": "6b03",
+        "name": "GEKO user",
+        "email": "u-1@shadow.invalid",
+        "role": "USER",
+    }
     user = User(uuid4(), uuid4(), "ann@x.org", "Ann", None, datetime.now(UTC), None)
     shown = user_object(account, user)
     assert (shown["_id"], shown["id"], shown["role"]) == ("6b03", "6b03", "USER")

@@ -11,11 +11,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from geko_proxy.storage.migrations import migrate
 from tests.conftest import SQL, run, with_database
 from tests.e2e.people import Person, register
 from tests.e2e.processes import JWT_REFRESH_SECRET, JWT_SECRET, Running, geko_environment, running
-
-from geko_proxy.storage.migrations import migrate
 
 numbers = itertools.count(1)
 
@@ -36,7 +35,9 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A LibreChat that behaves as the contract says."""
     log = tmp_path_factory.mktemp("librechat") / "log"
     secrets = ["--jwt-secret", JWT_SECRET, "--jwt-refresh-secret", JWT_REFRESH_SECRET]
-    with running(["geko_proxy.demo.librechat", "--port", "0", *secrets, "--secure-image-links"], {}, log) as server:
+    with running(
+        ["geko_proxy.demo.librechat", "--port", "0", *secrets, "--secure-image-links"], {}, log
+    ) as server:
         yield server
 
 

@@ -85,7 +85,9 @@ class Person:
         return str(answer.json["conversationId"])
 
     @asynccontextmanager
-    async def subscribed(self, conversation_id: str, query: str = "") -> AsyncIterator[aiohttp.ClientResponse]:
+    async def subscribed(
+        self, conversation_id: str, query: str = ""
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An open subscription to an answer."""
         headers = {"Authorization": f"Bearer {self.token}", "User-Agent": BROWSER_USER_AGENT}
         url = f"/api/agents/chat/stream/{conversation_id}{query}"
@@ -122,7 +124,11 @@ class Person:
 
 
 async def call(
-    client: aiohttp.ClientSession, method: str, path: str, data: Any = None, headers: Mapping[str, str] | None = None
+    client: aiohttp.ClientSession,
+    method: str,
+    path: str,
+    data: Any = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """Send one request and read the reply."""
     body = io.BytesIO(data) if isinstance(data, bytes) else data
@@ -151,7 +157,12 @@ async def login(client: aiohttp.ClientSession, email: str, password: str = PASSW
     assert answer.status == 200, answer
     found = answer.json
     return Person(
-        client, email, found["accessToken"], found["refreshToken"], found["workspace"]["id"], found["tenant"]["id"]
+        client,
+        email,
+        found["accessToken"],
+        found["refreshToken"],
+        found["workspace"]["id"],
+        found["tenant"]["id"],
     )
 
 

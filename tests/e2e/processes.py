@@ -39,7 +39,9 @@ class Running:
 @contextmanager
 def running(arguments: list[str], environ: Mapping[str, str], log: Path) -> Iterator[Running]:
     """Start `python -m …`, wait until it says where it listens, end it with SIGTERM."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("GEKO_", "LIBRECHAT_"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GEKO_", "LIBRECHAT_"))
+    }
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],

@@ -31,7 +31,10 @@ async def check_logged(geko: Running, request_id: str) -> None:
         (b'{"text": "x", "endpoint": {"$ne": null}, "model": "gpt-4o"}', 400),
         (b'{"text": "x", "endpoint": "Mock", "model": ["gpt-4o"]}', 400),
         (b'{"text": "x", "endpoint": "Mock", "model": "gpt-4o", "conversationId": 7}', 400),
-        (b'{"text": "x", "endpoint": "Mock", "model": "gpt-4o", "conversationId": "' + b"c" * 300 + b'"}', 400),
+        (
+            b'{"text": "x", "endpoint": "Mock", "model": "gpt-4o", "conversationId": "' + b"c" * 300 + b'"}',
+            400,
+        ),
         (b'{"text": "' + b"x" * 3_200_000 + b'"}', 413),
         (b"[" * 100_000, 400),
         (b"\xff\xfe\x00", 400),

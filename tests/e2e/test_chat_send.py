@@ -13,7 +13,9 @@ from tests.e2e.people import Person, read_events
 
 
 async def send(person: Person, **body: Any) -> list[tuple[str, Any]]:
-    answer = await person.call("POST", "/v1/chat/send", {"message": "hi", "model": "MockUsage/gpt-4o-mini", **body})
+    answer = await person.call(
+        "POST", "/v1/chat/send", {"message": "hi", "model": "MockUsage/gpt-4o-mini", **body}
+    )
     assert answer.status == 200, answer
     assert answer.headers["Content-Type"].startswith("text/event-stream")
     return [(event.name, event.json) for event in read_events(answer.raw) if event.data]
@@ -69,7 +71,9 @@ async def test_refusals_have_their_own_status(alice: Person, bob: Person) -> Non
         ({"stream": "yes"}, 400),
     ]
     for body, status in cases:
-        answer = await alice.call("POST", "/v1/chat/send", {"message": "x", "model": "MockUsage/gpt-4o-mini", **body})
+        answer = await alice.call(
+            "POST", "/v1/chat/send", {"message": "x", "model": "MockUsage/gpt-4o-mini", **body}
+        )
         assert answer.status == status, (body, answer)
         assert answer.json["error"]["message"]
     await alice.set_quota(0)
@@ -93,11 +97,10 @@ async def test_a_client_that_leaves_is_charged(alice: Person) -> None:
     async with alice.client.post("/v1/chat/send", json=body, headers=headers) as reply:
         await reply.content.readline()
     for _ in range(100):
-        usage = await alice.usage()
-        if usage["used"]:
+        if (await alice.usage())["used"]:
             break
         await asyncio.sleep(0.05)
-    assert usage["used"] == 25
+    assert (await alice.usage())["used"] == 25
 
 
 @pytest.mark.parametrize("order", ["status=400", "die_after=3 tokens=9"])

@@ -19,9 +19,9 @@ from tests.e2e.processes import Running, geko_environment, running
 
 async def order(stand_in: Running, **fault: Any) -> None:
     """Tell the stand-in to fail."""
-    async with aiohttp.ClientSession() as session:
-        async with session.post(stand_in.url + "/__standin__/fail", json=fault) as reply:
-            assert reply.status == 200, await reply.text()
+    url = stand_in.url + "/__standin__/fail"
+    async with aiohttp.ClientSession() as session, session.post(url, json=fault) as reply:
+        assert reply.status == 200, await reply.text()
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,13 @@ STREAMS = "/api/agents/chat/stream/*"
 
 
 @pytest.mark.parametrize(
-    "fault", [{"kind": "close"}, {"kind": "cut", "after": 9}, {"kind": "eof", "after": 9}, {"kind": "status", "status": 503}]
+    "fault",
+    [
+        {"kind": "close"},
+        {"kind": "cut", "after": 9},
+        {"kind": "eof", "after": 9},
+        {"kind": "status", "status": 503},
+    ],
 )
 async def test_a_stream_that_breaks_off_is_taken_up_again(
     alice: Person, stand_in: Running, fault: dict[str, Any]
@@ -71,7 +77,10 @@ async def test_refusals_of_librechat_on_the_post(alice: Person, stand_in: Runnin
     chat = "/api/agents/chat/MockUsage"
     await order(stand_in, path=chat, kind="not_ready")
     starting = await alice.post_chat("x")
-    assert (starting.status, starting.json["code"]) == (503, "SERVER_NOT_READY")  # its page tries again by itself
+    assert (starting.status, starting.json["code"]) == (
+        503,
+        "SERVER_NOT_READY",
+    )  # its page tries again by itself
     assert starting.headers["Retry-After"] == "1"
     text = 'event: message\ndata: {"created":true}\n\nevent: error\ndata: {"message":"You are banned"}\n\n'
     await order(stand_in, path=chat, kind="status", status=200, body=text)
@@ -83,7 +92,9 @@ async def test_refusals_of_librechat_on_the_post(alice: Person, stand_in: Runnin
     assert (await alice.usage())["used"] == 4
 
 
-async def test_an_abort_that_librechat_does_not_obey_still_ends_the_answer(alice: Person, stand_in: Running) -> None:
+async def test_an_abort_that_librechat_does_not_obey_still_ends_the_answer(
+    alice: Person, stand_in: Running
+) -> None:
     await alice.set_quota(40)
     await order(stand_in, path="/api/agents/chat/abort", kind="status", status=500, times=5)
     events = await alice.chat("cut me [[tokens=1000 prompt=5 delay_ms=10]]")
@@ -148,7 +159,9 @@ async def test_a_killed_geko_gives_its_leases_back(
     assert usage["used"] >= 5
 
 
-async def test_sigterm_waits_for_running_answers(e2e_dsn: str, stand_in: Running, log_dir: Path, alice: Person) -> None:
+async def test_sigterm_waits_for_running_answers(
+    e2e_dsn: str, stand_in: Running, log_dir: Path, alice: Person
+) -> None:
     with running(["geko_proxy", "serve"], geko_environment(e2e_dsn, stand_in.url), log_dir / "log") as old:
         async with aiohttp.ClientSession(old.url) as client:
             person = await login(client, alice.email)

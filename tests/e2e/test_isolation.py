@@ -31,7 +31,12 @@ async def test_conversations_messages_and_streams(alice: Person, bob: Person) ->
     assert (await bob.call("GET", f"/api/agents/chat/status/{conversation}")).status in (200, 403)
     await alice.listen(conversation)
     assert conversation in (await alice.call("GET", "/api/convos")).raw.decode()
-    for path in ("/api/convos", f"/api/convos/{conversation}", f"/api/messages/{conversation}", "/api/agents/chat/active"):
+    for path in (
+        "/api/convos",
+        f"/api/convos/{conversation}",
+        f"/api/messages/{conversation}",
+        "/api/agents/chat/active",
+    ):
         assert b"secret of alice" not in (await bob.call("GET", path)).raw
     assert (await bob.call("GET", f"/api/messages/{conversation}")).status == 404
     intruding = await bob.post_chat("let me in", conversationId=conversation)
@@ -75,8 +80,15 @@ async def test_no_librechat_credentials_reach_a_client(alice: Person) -> None:
     assert "Set-Cookie" not in answer.headers
     assert answer.json["email"] == alice.email
     assert answer.json["name"] == "Alice"
-    assert (await alice.call("GET", "/api/agents/chat/status/x", Cookie="token_provider=openid")).status == 200
-    for path in ("/api/api-keys", "/api/keys/x", "/api/admin/users", "/api/permissions/search-principals?q=a"):
+    assert (
+        await alice.call("GET", "/api/agents/chat/status/x", Cookie="token_provider=openid")
+    ).status == 200
+    for path in (
+        "/api/api-keys",
+        "/api/keys/x",
+        "/api/admin/users",
+        "/api/permissions/search-principals?q=a",
+    ):
         assert (await alice.call("GET", path)).status == 404, path
     forged = await alice.call("POST", "/api/messages/x", {"text": "forged", "tokenCount": 1})
     assert forged.status == 404

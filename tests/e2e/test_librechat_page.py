@@ -9,9 +9,8 @@ from typing import Any
 
 import aiohttp
 
-from tests.e2e.people import PASSWORD, Answer, Person, call, post
-
 from geko_proxy.headers import BROWSER_USER_AGENT
+from tests.e2e.people import PASSWORD, Answer, Person, call, post
 
 TRANSCRIPTS = Path(__file__).resolve().parents[3] / "shared" / "librechat-transcripts"
 LINE = re.compile(r"^\s*\d+ms (\w+) (\S+) -> (\d+) \[\w+\] auth=(\S+).*? resp=(.*?) enc=", re.M)
@@ -23,7 +22,7 @@ OWN_TYPES: dict[str, str] = {}
 
 def recorded_calls() -> list[tuple[str, str, int, bool, str]]:
     text = (TRANSCRIPTS / "browser_requests.txt").read_text()
-    found = {}
+    found: dict[tuple[str, str, bool], tuple[int, str]] = {}
     for method, path, status, auth, kind in LINE.findall(text):
         if not path.startswith("/assets/"):
             found.setdefault((method, path, auth != "-"), (int(status), kind))
@@ -49,13 +48,15 @@ async def sign_up_on_the_page(client: aiohttp.ClientSession, email: str) -> tupl
 async def test_every_call_of_the_page(client: aiohttp.ClientSession) -> None:
     calls = recorded_calls()
     assert len(calls) > 40
-    answer, token, cookie = await sign_up_on_the_page(client, f"carol{id(client)}@example.org")
+    _, token, cookie = await sign_up_on_the_page(client, f"carol{id(client)}@example.org")
     carol = Person(client, "", token, cookie, "", "")
     conversation = await carol.start("from a browser [[tokens=5]]", endpoint="Mock")
     await carol.listen(conversation)
     wrong = []
     for method, path, status, signed_in, kind in calls:
-        if path in ("/api/auth/register", "/api/auth/login") or "/api/agents/chat/" in path and method == "POST":
+        if path in ("/api/auth/register", "/api/auth/login") or (
+            "/api/agents/chat/" in path and method == "POST"
+        ):
             continue  # done above
         if "/chat/stream/" in path:
             continue
@@ -87,7 +88,12 @@ async def test_login_user_and_refresh_agree(client: aiohttp.ClientSession) -> No
     answer, token, cookie = await sign_up_on_the_page(client, email)
     user = answer.json["user"]
     assert re.fullmatch(r"[0-9a-f]{24}", user["id"])
-    assert (user["email"], user["name"], user["role"], user["provider"]) == (email, "Carol Browser", "USER", "local")
+    assert (user["email"], user["name"], user["role"], user["provider"]) == (
+        email,
+        "Carol Browser",
+        "USER",
+        "local",
+    )
     me = await Person(client, email, token, cookie, "", "").call("GET", "/api/user")
     assert (me.json["id"], me.json["email"], me.json["name"]) == (user["id"], email, "Carol Browser")
 
@@ -127,7 +133,9 @@ async def test_wrong_logins_look_alike(client: aiohttp.ClientSession) -> None:
     assert wrong.status == 404
     taken = {"name": "Frank", "email": email, "password": PASSWORD, "confirm_password": PASSWORD}
     assert (await post(client, "/api/auth/register", taken)).status == 200
-    bad = await post(client, "/api/auth/register", {"name": "x", "email": "nope", "password": "1", "confirm_password": "2"})
+    bad = await post(
+        client, "/api/auth/register", {"name": "x", "email": "nope", "password": "1", "confirm_password": "2"}
+    )
     recorded = (TRANSCRIPTS / "05_register_bad.txt").read_text().partition("### body\n")[2].strip()
     assert bad.status == 404
     assert bad.raw.decode() == recorded

@@ -63,10 +63,14 @@ async def test_the_url_does_not_decide(alice: Person) -> None:
 async def test_agents_and_what_they_lead_to(alice: Person) -> None:
     agent = {"name": "Big", "provider": "Mock", "model": "gpt-4o", "model_parameters": {}, "tools": []}
     big = (await alice.call("POST", "/api/agents", agent)).json["id"]
-    small = (await alice.call("POST", "/api/agents", {**agent, "name": "Small", "model": "gpt-4o-mini"})).json["id"]
+    small = (
+        await alice.call("POST", "/api/agents", {**agent, "name": "Small", "model": "gpt-4o-mini"})
+    ).json["id"]
     edges = [{"from": small, "to": big, "edgeType": "handoff"}]
     await alice.call("PATCH", f"/api/agents/{small}", {"edges": edges})
-    plain = (await alice.call("POST", "/api/agents", {**agent, "name": "Plain", "model": "gpt-4o-mini"})).json["id"]
+    plain = (
+        await alice.call("POST", "/api/agents", {**agent, "name": "Plain", "model": "gpt-4o-mini"})
+    ).json["id"]
     await restricted(alice)
 
     chat: dict[str, Any] = {"endpoint": "agents", "endpointType": None, "model": ...}

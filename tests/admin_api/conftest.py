@@ -1,0 +1,104 @@
+"""A tenant with two workspaces and four people, and requests as the proxy hands them over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
+
+import msgspec
+import pytest
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from geko_proxy.accounts.registration import Registered, Registration
+from geko_proxy.accounts.tokens import Identity
+from geko_proxy.exchange import Exchange, Request, Route
+from geko_proxy.metering.quotas import QuotaStore
+from geko_proxy.metering.reports import Reports
+from geko_proxy.services import Services
+from geko_proxy.storage.database import Database
+from geko_proxy.workspaces.audit import Audit
+from geko_proxy.workspaces.config import WorkspaceConfigStore
+from geko_proxy.workspaces.members import MemberStore
+from geko_proxy.workspaces.roles import Role
+from geko_proxy.workspaces.tenants import TenantStore
+from geko_proxy.workspaces.workspaces import Workspace, WorkspaceStore
+
+PASSWORD = "Correct-Horse-9"
+
+
+@dataclass
+class Office:
+    """owner: of both workspaces; admin, member, viewer: of the first; stranger: of another tenant."""
+
+    services: Services
+    first: Registered
+    second: Workspace
+    users: dict[str, UUID]
+    stranger: Registered
+
+    def call(
+        self, who: str, workspace_id: object = None, body: Any = None, query: str = ""
+    ) -> tuple[Exchange, web.BaseRequest]:
+        """A request of somebody about a workspace, the first one if none is named."""
+        registered = self.stranger if who == "stranger" else self.first
+        user_id = registered.user.user_id if who == "stranger" else self.users[who]
+        request = Request(
+            "PUT" if body is not None else "GET",
+            "/",
+            query,
+            CIMultiDictProxy(CIMultiDict()),
+            client_ip="192.0.2.7",
+            body=b"" if body is None else msgspec.json.encode(body),
+        )
+        named = self.first.workspace.workspace_id if workspace_id is None else workspace_id
+        params: Mapping[str, str] = {"workspaceId": str(named)}
+        exchange = Exchange("r1", request, Route.OWN, "test", params, 0.0)
+        tenant, workspace = registered.tenant, registered.workspace
+        # the role of the token's workspace must not matter for the one in the path
+        exchange.user = Identity(user_id, tenant.tenant_id, workspace.workspace_id, Role.OWNER, user_id)
+        exchange.tenant = tenant
+        return exchange, cast(web.BaseRequest, None)
+
+
+@pytest.fixture
+async def office(database: Database) -> Office:
+    parts: dict[str, Any] = dict.fromkeys(Services.__dataclass_fields__)
+    registration, workspaces = Registration(database), WorkspaceStore(database)
+    parts |= {
+        "database": database,
+        "tenants": TenantStore(database),
+        "workspaces": workspaces,
+        "members": MemberStore(database),
+        "configs": WorkspaceConfigStore(database),
+        "quotas": QuotaStore(database),
+        "reports": Reports(database),
+        "audit": Audit(),
+    }
+    first = await register(registration, "owner@a.example")
+    stranger = await register(registration, "owner@b.example")
+    users = {"owner": first.user.user_id}
+    for role in (Role.ADMIN, Role.MEMBER, Role.VIEWER):
+        added = await registration.add_member(
+            first.tenant.tenant_id,
+            first.workspace.workspace_id,
+            f"{role}@a.example",
+            PASSWORD,
+            role.title(),
+            role,
+        )
+        users[role.value] = added.user_id
+    second = await workspaces.create(first.tenant.tenant_id, "Second", users["owner"])
+    return Office(Services(**parts), first, second, users, stranger)
+
+
+async def register(registration: Registration, email: str) -> Registered:
+    return await registration.register(email=email, password=PASSWORD, name="Owner", token_limit=1000)
+
+
+@pytest.fixture
+def value() -> Callable[[Any], Any]:
+    """Decodes a reply's body."""
+    return lambda reply: msgspec.json.decode(reply.body)

@@ -1,0 +1,47 @@
+"""The pure parts of the bench: who gets which core, how figures are summed up, and the report without nginx."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from bench.cores import share_out
+from bench.events import delta
+from bench.measure import figures
+from bench.report import summary, table
+from bench.streams import SENT
+
+MACHINE: dict[str, object] = {"cpu": "CPU", "cores": 4, "python": "3.11", "system": "Linux"}
+
+
+def test_the_measured_proxy_has_a_core_of_its_own_where_there_are_two() -> None:
+    for count in (2, 3, 4, 16):
+        cores = share_out(range(count))
+        assert cores.measured not in (cores.upstream, *cores.load)
+    assert not share_out(range(4)).notes
+    assert share_out([0]).notes
+    assert share_out([0, 1]).notes
+
+
+def test_the_generator_finds_number_and_time_in_the_upstreams_events() -> None:
+    assert SENT.findall(delta(7, 123456789)) == [(b"7", b"123456789")]
+
+
+def test_figures_of_load_processes_are_summed_up() -> None:
+    one = {"count": 300, "bad": 0, "reasons": {}, "latencies_ns": [1_000_000] * 99}
+    other = {"count": 100, "bad": 1, "reasons": {"502": 1}, "latencies_ns": [9_000_000]}
+    found = figures([one, other], 2.0)
+    assert found == {"per_s": 200, "bad": 1, "p50_ms": 1.0, "p99_ms": 9.0, "reasons": {"502": 1}}
+
+
+def test_report_takes_the_best_round_and_lives_without_nginx() -> None:
+    slow = {"per_s": 100, "bad": 0, "p50_ms": 1.0, "p99_ms": 2.0}
+    fast = {**slow, "per_s": 300}
+    rounds = {"nginx": {}, "naive": {"json_32": [slow]}, "geko": {"json_32": [slow, fast]}}
+    found = summary(rounds, MACHINE, share_out(range(4)), [])
+    assert json.loads(json.dumps(found))["results"]["nginx"] is None
+    assert found["geko_to_naive"] == {"json_32": 3.0}
+    assert found["geko_to_nginx"] is None
+    rows = table(found["results"], MACHINE, []).splitlines()
+    assert len({len(re.findall(r"\|", row)) for row in rows[:5]}) == 1
+    assert "not installed" in rows[2]
