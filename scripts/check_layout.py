@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("storage",),
     ("accounts", "workspaces", "metering", "upstream", "upstream_connection", "librechat_client"),
     ("turns", "services"),
-    ("filters.base",),
+    ("policy", "filters.base"),
     ("filters",),
     ("filters.chain", "filters.loader"),
     ("relay", "client_request", "proxy"),

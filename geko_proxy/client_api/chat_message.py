@@ -10,7 +10,7 @@ from uuid import uuid4
 from msgspec import Meta
 
 from geko_proxy.client_api.validation import Body, invalid
-from geko_proxy.selection import AGENTS, BUILT_IN_ENDPOINTS, MAX_NAME_LENGTH
+from geko_proxy.policy.selection import AGENTS, BUILT_IN_ENDPOINTS, MAX_NAME_LENGTH
 
 ROOT: Final = "00000000-0000-0000-0000-000000000000"
 MAX_MESSAGE_LENGTH: Final = 2_000_000

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from cachetools import TTLCache
 
-from geko_proxy import replies
-from geko_proxy.discovery import UnexpectedShape
-from geko_proxy.enforcement import CHECKS
 from geko_proxy.errors import UpstreamError
 from geko_proxy.filters.base import Exchange, Filter, Refused, Reply, Route
-from geko_proxy.guard import Guard
-from geko_proxy.librechat_view import Caller, LibreChatView
+from geko_proxy.policy import replies
+from geko_proxy.policy.discovery import UnexpectedShape
+from geko_proxy.policy.enforcement import CHECKS
+from geko_proxy.policy.guard import Guard
+from geko_proxy.policy.librechat_view import Caller, LibreChatView
 from geko_proxy.workspaces.roles import Permission, allowed
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from geko_proxy import discovery
-from geko_proxy.discovery import UnexpectedShape
+from geko_proxy.policy import discovery
+from geko_proxy.policy.discovery import UnexpectedShape
 from geko_proxy.workspaces.config import WorkspaceConfig
 
 OPEN = WorkspaceConfig()

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from geko_proxy import replies
-from geko_proxy.discovery import UnexpectedShape
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Route
-from geko_proxy.guard import Guard
 from geko_proxy.librechat import ROWS
-from geko_proxy.librechat_view import Caller, LibreChatView
+from geko_proxy.policy import replies
+from geko_proxy.policy.discovery import UnexpectedShape
+from geko_proxy.policy.guard import Guard
+from geko_proxy.policy.librechat_view import Caller, LibreChatView
 from geko_proxy.workspaces.config import WorkspaceConfig
 from tests.fake_services import FakeLibreChat, World, agent, exchange_of
 

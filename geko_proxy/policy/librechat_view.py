@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cachetools import TTLCache
 
 from geko_proxy.errors import UpstreamError
-from geko_proxy.selection import AgentChoice, BadSelection, SpecChoice, read_agent, read_spec
+from geko_proxy.policy.selection import AgentChoice, BadSelection, SpecChoice, read_agent, read_spec
 
 if TYPE_CHECKING:
     from geko_proxy.librechat_client import LibreChatClient

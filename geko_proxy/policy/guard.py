@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from geko_proxy.errors import Refused
-from geko_proxy.librechat_view import Caller, LibreChatView, UnresolvableAgent
-from geko_proxy.selection import (
+from geko_proxy.policy.librechat_view import Caller, LibreChatView, UnresolvableAgent
+from geko_proxy.policy.selection import (
     AGENTS,
     BUILT_IN_ENDPOINTS,
     AgentChoice,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from geko_proxy.librechat_view import MAX_AGENTS, Caller, LibreChatView, UnresolvableAgent, read_specs
+from geko_proxy.policy.librechat_view import MAX_AGENTS, Caller, LibreChatView, UnresolvableAgent, read_specs
 from tests.fake_services import FakeLibreChat, agent
 
 CALLER = Caller("a1", "bearer")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from geko_proxy.librechat_view import order_of
-from geko_proxy.selection import AGENTS, servers_of_tools
+from geko_proxy.policy.librechat_view import order_of
+from geko_proxy.policy.selection import AGENTS, servers_of_tools
 from geko_proxy.workspaces.config import WorkspaceConfig, matches
 
 Allows = Callable[[str], bool]

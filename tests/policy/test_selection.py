@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from geko_proxy.selection import (
+from geko_proxy.policy.selection import (
     BadSelection,
     Choice,
     Model,

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from geko_proxy import discovery
-from geko_proxy.enforcement import MODELS_OF_AGENTS_API, allowed_favorites
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange
-from geko_proxy.guard import Guard
-from geko_proxy.librechat_view import read_specs
-from geko_proxy.selection import BadSelection, read_agent, read_choice
+from geko_proxy.policy import discovery
+from geko_proxy.policy.enforcement import MODELS_OF_AGENTS_API, allowed_favorites
+from geko_proxy.policy.guard import Guard
+from geko_proxy.policy.librechat_view import read_specs
+from geko_proxy.policy.selection import BadSelection, read_agent, read_choice
 from geko_proxy.workspaces.config import WorkspaceConfig
 
 if TYPE_CHECKING:

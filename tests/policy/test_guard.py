@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from geko_proxy.errors import Refused
-from geko_proxy.guard import Guard
-from geko_proxy.librechat_view import Caller, LibreChatView
+from geko_proxy.policy.guard import Guard
+from geko_proxy.policy.librechat_view import Caller, LibreChatView
 from geko_proxy.workspaces.config import WorkspaceConfig
 from tests.fake_services import FakeLibreChat, agent
 

@@ -12,9 +12,9 @@ from urllib.parse import unquote
 
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange
-from geko_proxy.guard import Guard, agent_refused, bad_selection
-from geko_proxy.librechat_view import UnresolvableAgent
-from geko_proxy.selection import (
+from geko_proxy.policy.guard import Guard, agent_refused, bad_selection
+from geko_proxy.policy.librechat_view import UnresolvableAgent
+from geko_proxy.policy.selection import (
     AGENT_PREFIX,
     AGENTS,
     AgentChoice,

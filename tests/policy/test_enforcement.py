@@ -8,12 +8,12 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from geko_proxy.enforcement import CHECKS
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange
-from geko_proxy.guard import Guard
 from geko_proxy.librechat import ROWS
-from geko_proxy.librechat_view import Caller, LibreChatView
+from geko_proxy.policy.enforcement import CHECKS
+from geko_proxy.policy.guard import Guard
+from geko_proxy.policy.librechat_view import Caller, LibreChatView
 from geko_proxy.workspaces.config import WorkspaceConfig
 from tests.fake_services import WORKSPACE, FakeLibreChat, World, account_of, agent, exchange_of
 
