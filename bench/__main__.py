@@ -66,15 +66,15 @@ async def _bench(arguments: argparse.Namespace, cores: Cores) -> tuple[Rounds, l
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geko-bench-")))
         stage = Stage(await stack.enter_async_context(upstream(cores, folder)), cores, folder)
         subjects = await _start(arguments.only, stage, stack, problems)
-        longest = 0.0
+        last = 0.0
         for number in range(1, arguments.rounds + 1):
             at = time.monotonic()
-            if at - begun + longest > LIMIT_S:
+            if at - begun + last > LIMIT_S:
                 problems.append(f"only {number - 1} rounds: the time was up")
                 break
             for what in [each for each in wanted if number == 1 or not each.extra]:
                 await _compare(stage, subjects, what, number, rounds, problems)
-            longest = max(longest, time.monotonic() - at)
+            last = time.monotonic() - at
     return rounds, problems
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,6 +38,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         runner = web.ServerRunner(server, shutdown_timeout=settings.server.shutdown_timeout_s)
         await runner.setup()
         site = web.TCPSite(runner, settings.server.host, settings.server.port, backlog=BACKLOG)
+        tune_collector()
         try:
             await site.start()
             host, port = runner.addresses[0][:2]
@@ -45,6 +47,13 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
             await proxy.drain(settings.server.shutdown_timeout_s)
         finally:
             await runner.cleanup()
+
+
+def tune_collector() -> None:
+    """Look for reference cycles seldom: a request makes few, and each look stops all streams (8 % of the time)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 async def serve(settings: Settings, ready: Callable[[str], Awaitable[None]] | None = None) -> None:

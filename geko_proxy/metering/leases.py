@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -137,7 +137,7 @@ class Leases:
         """
         check_conversation_id(conversation_id)
         try:
-            await self._fetch(lease.tenant_id, statements.SET_CONVERSATION, lease.turn_id, conversation_id)
+            await self._call(lease.tenant_id, statements.SET_CONVERSATION, lease.turn_id, conversation_id)
         except asyncpg.UniqueViolationError:
             log.warning("turn %s: its conversation has another running turn", lease.turn_id)
 
@@ -146,14 +146,14 @@ class Leases:
 
         consumed: tokens used so far, stored for the case that this instance dies. Extends the lease.
         """
-        row = await self._fetch(
+        row = await self._call(
             lease.tenant_id, statements.TOP_UP, lease.turn_id, max(0, step), max(0, consumed), self._ttl_s
         )
         return row["amount"] if row else 0
 
     async def heartbeat(self, lease: Lease, consumed: int) -> bool:
         """Extends the lease and stores the tokens used so far; False: it has expired and was recovered."""
-        row = await self._fetch(
+        row = await self._call(
             lease.tenant_id, statements.HEARTBEAT, lease.turn_id, max(0, consumed), self._ttl_s
         )
         return row is not None
@@ -161,10 +161,12 @@ class Leases:
     async def settle(self, lease: Lease, state: TurnState, charges: Sequence[Charge]) -> None:
         """Ends a turn: writes its charges to the ledger, charges the window, gives the rest of the lease back.
 
-        Idempotent. A turn that was recovered meanwhile is corrected to the real charges.
+        Idempotent. A turn that was recovered meanwhile is corrected to the real charges. Returns when it is on disk.
         """
         payload = msgspec.json.encode(charges).decode()
-        await self._fetch(lease.tenant_id, statements.SETTLE, lease.turn_id, state.value, payload)
+        await self._call(lease.tenant_id, statements.SETTLE, lease.turn_id, state.value, payload)
+        if charges:
+            await repeated(lambda: self._db.call(statements.FLUSH))
 
     async def release(self, lease: Lease) -> None:
         """Ends a turn that LibreChat refused: nothing is charged."""
@@ -190,7 +192,7 @@ class Leases:
         key = (turn.workspace_id, window.start, need, allowance)
         names = (turn.turn_id, turn.user_id, turn.conversation_id, turn.endpoint, turn.model)
         try:
-            row = await self._fetch(turn.tenant_id, statements.BEGIN, *key, *names, self._ttl_s)
+            row = await self._call(turn.tenant_id, statements.BEGIN, *key, *names, self._ttl_s)
         except asyncpg.UniqueViolationError:
             return Busy(turn.conversation_id or "")
         if row is None:
@@ -214,14 +216,27 @@ class Leases:
         return row is not None
 
     async def _fetch(self, tenant_id: UUID, sql: str, *args: object) -> Record | None:
-        """One statement in one transaction, so it can be repeated when PostgreSQL gives up a lock cycle."""
-        for attempt in range(ATTEMPTS):
-            try:
-                async with self._db.tenant(tenant_id) as scope:
-                    return await scope.fetch_row(sql, *args)
-            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-                await asyncio.sleep(BACKOFF_S * 2**attempt)
-        raise StoreError("too many transactions want the same quota rows")
+        """One statement in a transaction of a tenant."""
+
+        async def run() -> Record | None:
+            async with self._db.tenant(tenant_id) as scope:
+                return await scope.fetch_row(sql, *args)
+
+        return await repeated(run)
+
+    async def _call(self, tenant_id: UUID, sql: str, *args: object) -> Record | None:
+        """One of the functions that enter the tenant themselves: one round trip."""
+        return await repeated(lambda: self._db.call(sql, tenant_id, *args))
+
+
+async def repeated(run: Callable[[], Awaitable[Record | None]]) -> Record | None:
+    """Runs a transaction of one statement again when PostgreSQL gives up a lock cycle."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return await run()
+        except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+            await asyncio.sleep(BACKOFF_S * 2**attempt)
+    raise StoreError("too many transactions want the same quota rows")
 
 
 def check_conversation_id(conversation_id: str) -> None:

@@ -136,6 +136,15 @@ class Database:
         with lost_is_store_error():
             await self._pool.execute("select 1", timeout=self._acquire_timeout_s)
 
+    async def call(self, sql: str, *args: object) -> Record | None:
+        """The first row of one statement that is a transaction of its own, in one round trip.
+
+        Only for functions of sql/ that take the tenant and enter it themselves, and for what touches no table.
+        """
+        with lost_is_store_error():
+            async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
+                return await connection.fetchrow(sql, *args)
+
     @asynccontextmanager
     async def tenant(self, tenant_id: UUID) -> AsyncIterator[Scope]:
         """One transaction that sees and writes the rows of one tenant only. It is never retried here."""

@@ -402,15 +402,15 @@ async def test_a_lock_cycle_is_tried_again_and_not_for_ever(
 ) -> None:
     place = await make_place(100)
     leases = Leases(database)
-    real, failures = database.tenant, [3]
+    real, failures = database.call, [3]
 
-    def failing(tenant_id: Any) -> Any:
+    async def failing(sql: str, *args: object) -> Any:
         failures[0] -= 1
         if failures[0] >= 0:
             raise error("try again")
-        return real(tenant_id)
+        return await real(sql, *args)
 
-    with patch.object(module, "BACKOFF_S", 0), patch.object(database, "tenant", failing):
+    with patch.object(module, "BACKOFF_S", 0), patch.object(database, "call", failing):
         assert isinstance(await leases.begin(place.turn(), place.window, 10, 0), Lease)
         failures[0] = 10**6
         with pytest.raises(StoreError, match="transactions"):
