@@ -12,6 +12,9 @@ import msgspec
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024  # LibreChat's `final` and `sync` lines can be megabytes (contract §4.5)
 
+_USUAL = b"event: message\ndata: "  # how LibreChat begins all events but errors, with data of one line
+_USUAL_BYTES = len(_USUAL)
+
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
 
@@ -73,8 +76,12 @@ class SseEvent:
         Raises SseFormatError if the data is not JSON.
         """
         if self._json is None:
+            raw = self._raw
             try:
-                self._json = _decode(self.data)
+                if raw.startswith(_USUAL) and raw.find(b"\n", _USUAL_BYTES) == len(raw) - 2:
+                    self._json = _decode(raw[_USUAL_BYTES:-2])
+                else:
+                    self._json = _decode(self.data)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 self._json = _decode_halves(self.data)
         return self._json
@@ -91,13 +98,8 @@ class SseEvent:
         return self._name or None
 
     def _parse(self) -> None:
-        raw = self._raw
-        # the shape LibreChat sends: `event: message\ndata: {...}\n\n`
-        if raw.startswith(b"event: message\ndata: ") and raw.find(b"\n", 21) == len(raw) - 2:
-            self._name, self._data = "message", raw[21:-2]
-            return
         name, lines = "", []
-        for line in raw.split(b"\n"):
+        for line in self._raw.split(b"\n"):
             field, colon, value = line.partition(b":")
             value = value[1:] if value.startswith(b" ") else value
             if field == b"data":
@@ -140,6 +142,8 @@ class SseParser:
             data = self._without_bom(data)
             if self._at_start:
                 return []
+        if not self._rest and data.find(b"\n\n") == len(data) - 2 > 0 and data[0] != 10:
+            return [SseEvent(data)]  # one whole event, as a stream that flows gives
         return [SseEvent(block) for block in self._blocks(data)]
 
     def _blocks(self, data: bytes) -> list[bytes]:

@@ -29,6 +29,8 @@ LATE_SAVE_S = 0.15  # LibreChat saves once more after an abort (contract §4.8)
 LINGER_S = 30.0  # a browser that comes after the end still gets the whole answer
 RECONNECTS = 3
 
+_DELTA = b'{"event":"on_message_delta"'
+
 Bearer = Callable[[], Awaitable[str]]
 
 
@@ -199,7 +201,7 @@ class Turn:
     def _note(self, event: SseEvent) -> str:
         """Remember what later steps need; say whether this is the last event."""
         raw = event.raw
-        if b'"on_message_delta"' in raw[:64]:
+        if _DELTA in raw[:48]:
             return "event"
         if event.name == "error":
             return "error"

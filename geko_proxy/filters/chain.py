@@ -165,8 +165,16 @@ class EventHooks:
 
     async def run(self, event: SseEvent) -> Sequence[SseEvent]:
         """Pass an event through all hooks. Raises EndStream, and FilterError for a closed filter's failure."""
-        if len(self._hooks) == 1:
-            return await self._one(self._hooks[0], event)
+        hooks = self._hooks
+        if len(hooks) == 1:
+            try:
+                instead = await hooks[0][1](event)
+            except (EndStream, *_DECISIONS):
+                raise
+            except Exception as error:  # noqa: BLE001  # the filter's policy decides
+                self._failed(hooks[0], error)
+                return (event,)
+            return (event,) if instead is None else instead
         events: Sequence[SseEvent] = (event,)
         for subscribed in tuple(self._hooks):
             passed: list[SseEvent] = []
@@ -181,7 +189,10 @@ class EventHooks:
         except (EndStream, *_DECISIONS):
             raise
         except Exception as error:  # noqa: BLE001  # the filter's policy decides
-            self._chain._failed(subscribed[0], "event hook", self._exchange, error)
-            self._hooks = [each for each in self._hooks if each is not subscribed]
+            self._failed(subscribed, error)
             return (event,)
         return (event,) if instead is None else instead
+
+    def _failed(self, subscribed: tuple[Entry, EventHook], error: Exception) -> None:
+        self._chain._failed(subscribed[0], "event hook", self._exchange, error)
+        self._hooks = [each for each in self._hooks if each is not subscribed]
