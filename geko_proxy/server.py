@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from geko_proxy.app import open_proxy
 from geko_proxy.config import Settings
+from geko_proxy.errors import ConfigError
 
 log = logging.getLogger("geko.server")
 
@@ -40,13 +42,25 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         site = web.TCPSite(runner, settings.server.host, settings.server.port, backlog=BACKLOG)
         tune_collector()
         try:
-            await site.start()
+            await _start(site, settings)
             host, port = runner.addresses[0][:2]
             yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
             await site.stop()
             await proxy.drain(settings.server.shutdown_timeout_s)
         finally:
             await runner.cleanup()
+
+
+async def _start(site: web.TCPSite, settings: Settings) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        place = f"{settings.server.host}:{settings.server.port}"
+        raise ConfigError(
+            [
+                f"server.port: can't listen on {place}: {os.strerror(error.errno or 0)}; GEKO_PORT sets another port"
+            ]
+        ) from None
 
 
 def tune_collector() -> None:

@@ -110,8 +110,10 @@ async def _embedded(home: Path) -> AsyncIterator[str]:
     from geko_proxy.storage.embedded import EmbeddedPostgres  # needs the extra `embedded`
 
     postgres = EmbeddedPostgres()
-    yield await asyncio.to_thread(postgres.start, home)
-    await asyncio.to_thread(postgres.stop)
+    try:
+        yield await asyncio.to_thread(postgres.start, home)
+    finally:
+        await asyncio.to_thread(postgres.stop)
 
 
 def _with_defaults(settings: Settings, state: DemoState, dsn: str) -> Settings:
