@@ -219,7 +219,7 @@ def forget_reused_pid(data: Path) -> None:
 
 def process_name(pid: int) -> str | None:
     """The program of a process; None when it is gone, or dead and only not yet reaped."""
-    import psutil  # type: ignore[import-untyped]  # comes with the wheel, without types
+    import psutil
 
     try:
         process = psutil.Process(pid)
