@@ -160,7 +160,7 @@ async def _line(process: asyncio.subprocess.Process, within_s: float) -> bytes:
 
 def _cpu_s(pid: int) -> float:
     """Processor time of a process and its children (nginx's worker is one)."""
-    import psutil  # type: ignore[import-untyped]  # comes with the embedded PostgreSQL
+    import psutil  # comes with the embedded PostgreSQL
 
     if not pid:
         return 0.0

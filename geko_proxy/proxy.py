@@ -252,6 +252,8 @@ class Proxy:
             kept["Cache-Control"] = "private, max-age=3600"
         if reply.bodiless:
             return Reply(reply.status, kept)
+        if reply.complete and not kept.get("Content-Type", "").startswith("text/event-stream"):
+            return Reply(reply.status, kept, await reply.read_chunk())  # small: head and body in one write
         return Reply(reply.status, kept, source=reply)
 
     async def _identify(self, exchange: Exchange) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeVar
-
-from cachetools import TTLCache
+from time import monotonic
+from typing import Generic, TypeVar
 
 from geko_proxy.storage.invalidation import EVERYTHING, Invalidation
 
 V = TypeVar("V")
-
-MISSING: Final = object()
 
 
 class Cache(Generic[V]):
@@ -24,7 +21,10 @@ class Cache(Generic[V]):
     def __init__(
         self, topic: str, *, ttl_s: float, max_entries: int = 10_000, invalidation: Invalidation | None
     ) -> None:
-        self._values: TTLCache[str, V] = TTLCache(max_entries, ttl_s)
+        # a plain dict: cachetools' TTLCache takes 4 µs a look, and each request looks four times
+        self._values: dict[str, tuple[float, V]] = {}
+        self._ttl_s = ttl_s
+        self._max_entries = max_entries
         self._invalidation = invalidation
         self._generation = 0
         if invalidation is not None:
@@ -34,15 +34,21 @@ class Cache(Generic[V]):
         """The cached value, else what `load` returns, which is then kept."""
         if self._invalidation is not None and not self._invalidation.connected:
             return await load()
-        value = self._values.get(key, MISSING)
-        if value is not MISSING:
-            return value  # type: ignore[return-value]  # MISSING is excluded above
+        entry = self._values.get(key)
+        if entry is not None and entry[0] > monotonic():
+            return entry[1]
         generation = self._generation
         loaded = await load()
         # A change that was announced while we were reading may be newer than what we read.
         if generation == self._generation:
-            self._values[key] = loaded
+            self._keep(key, loaded)
         return loaded
+
+    def _keep(self, key: str, value: V) -> None:
+        self._values.pop(key, None)
+        while len(self._values) >= self._max_entries:
+            del self._values[next(iter(self._values))]  # the oldest: a dict keeps the order of insertion
+        self._values[key] = (monotonic() + self._ttl_s, value)
 
     def drop(self, key: str) -> None:
         """Forgets one key; all that begin with "a/b/" for "a/b/*"; everything for "*"."""

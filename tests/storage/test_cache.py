@@ -74,3 +74,25 @@ async def test_is_bypassed_while_changes_cannot_be_heard(dsn: str) -> None:
     assert [await cache.get("k", source.load) for _ in range(2)] == [3, 3]
     await invalidation.stop()
     assert await cache.get("k", source.load) == 4
+
+
+async def test_keeps_for_its_time_and_no_more_than_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("geko_proxy.storage.cache.monotonic", lambda: now)
+    cache: Cache[int] = Cache("t", ttl_s=60, max_entries=3, invalidation=None)
+    loaded: list[str] = []
+
+    async def value_of(key: str) -> int:
+        async def load() -> int:
+            loaded.append(key)
+            return len(loaded)
+
+        return await cache.get(key, load)
+
+    assert [await value_of("a"), await value_of("a")] == [1, 1]
+    now = 160.0
+    assert await value_of("a") == 2
+    for key in "bcd":
+        await value_of(key)
+    assert await value_of("a") == 6  # the oldest made room
+    assert loaded == ["a", "a", "b", "c", "d", "a"]
