@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from bench.subjects import SUBJECTS, Stage, Subject, upstream
 
 LIMIT_S = 170.0  # no further round is begun when it would end later than this
 FILE = Path(__file__).parent / "results" / "latest.md"
+LOCK = Path(tempfile.gettempdir(), f"geko-bench-{os.getuid()}.lock")
 HEADROOM = 2.0  # a load generator that is not this much faster than GEKO measures itself
 
 Rounds = dict[str, dict[str, list[Figures]]]
@@ -30,6 +33,17 @@ Rounds = dict[str, dict[str, list[Figures]]]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench; 0 if everything that is installed was measured."""
     arguments = _arguments(argv)
+    lock = LOCK.open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another bench is running on this machine; both would use the same cores", file=sys.stderr)
+        return 1
+    with lock:
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
     cores = share_out(available_cores())

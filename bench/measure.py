@@ -71,8 +71,8 @@ async def measure(stage: Stage, subject: Subject, what: Measurement) -> Figures:
     found = {**figures(results, what.seconds), **sent}
     if sent.get("cpu"):
         found["per_core_s"] = round(found["per_s"] / sent["cpu"])
-    if sent.get("sent_per_s"):
-        found["share"] = min(1.0, round(found["per_s"] / sent["sent_per_s"], 4))
+    if what.kind == "paced":
+        found["share"] = min(1.0, round(found["per_s"] / OFFERED_PER_S, 4))
     return found
 
 

@@ -77,8 +77,9 @@ async def _listening(name: str, process: asyncio.subprocess.Process, port: int, 
             writer.close()
             return
         await asyncio.sleep(0.03)
-    said = os.pread(log, 1_000_000, 0).decode(errors="replace").strip()[-2000:]
-    raise BenchError(f"{name} did not start:\n{said}")
+    said = os.pread(log, 1_000_000, 0).decode(errors="replace").strip()[-4000:]
+    print(said, file=sys.stderr)
+    raise BenchError(f"{name} did not start: {said.rpartition(chr(10))[2]}")
 
 
 async def end(process: asyncio.subprocess.Process) -> None:

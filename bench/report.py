@@ -92,7 +92,8 @@ def table(found: Results, machine: Mapping[str, object], notes: Sequence[str]) -
 
 def _row(title: str, measured: Mapping[str, Figures] | None) -> str:
     if measured is None:
-        return f"| {title} | not installed |" + " |" * 6
+        why = "not installed" if title == TITLES["nginx"] else "did not start"
+        return f"| {title} | {why} |" + " |" * 6
     paced = measured.get("paced", {})
     latency = f"{paced['p50_ms']} / {paced['p99_ms']} ms" if paced.get("p50_ms") is not None else "–"
     bad = f"{paced['bad']}" if paced else "–"

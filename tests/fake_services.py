@@ -90,10 +90,10 @@ class World:
             SimpleNamespace(
                 client=self.librechat,
                 settings=self.settings,
-                tenants=SimpleNamespace(get=self._returns("tenant")),
+                tenants=SimpleNamespace(generation=None, get=self._returns("tenant")),
                 workspaces=SimpleNamespace(get=self._returns("workspace")),
-                members=SimpleNamespace(role=self._returns("role")),
-                configs=SimpleNamespace(get=self._returns("config")),
+                members=SimpleNamespace(generation=None, role=self._returns("role")),
+                configs=SimpleNamespace(generation=None, get=self._returns("config")),
                 users=SimpleNamespace(get=self._returns("user")),
                 shadows=SimpleNamespace(get=self._shadow, bearer=self._bearer),
                 shadow_store=SimpleNamespace(find_owner=self._find_owner),

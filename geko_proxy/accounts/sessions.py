@@ -144,6 +144,11 @@ class Sessions:
         self._grace = timedelta(seconds=grace_s)
         self._families: Cache[Family | None] = Cache(TOPIC, ttl_s=CACHE_TTL_S, invalidation=invalidation)
 
+    @property
+    def generation(self) -> int | None:
+        """Changes with each change anywhere; None while changes can't be heard."""
+        return self._families.generation
+
     async def open(
         self, tenant_id: UUID, user_id: UUID, workspace_id: UUID, ip: str | None, user_agent: str | None
     ) -> OpenedSession:

@@ -29,6 +29,8 @@ log = logging.getLogger("geko.shadow")
 
 MINTED_FOR_S = 120
 RENEW_BEFORE_S = 60
+MAX_MINTED = 20_000
+MAX_KNOWN = 100_000
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}")
 
 
@@ -56,8 +58,8 @@ class MintedCredentials:
     def __init__(self, jwt_secret: str, jwt_refresh_secret: str | None) -> None:
         self._secret = jwt_secret
         self._refresh_secret = jwt_refresh_secret
-        self._bearers: LRUCache[str, tuple[str, float]] = LRUCache(10_000)
-        self._cookies: LRUCache[str, tuple[str, float]] = LRUCache(10_000)
+        self._bearers: dict[str, tuple[str, float]] = {}
+        self._cookies: dict[str, tuple[str, float]] = {}
 
     async def bearer(self, shadow: Shadow) -> str:
         return self._token(self._bearers, self._secret, shadow.librechat_user_id)
@@ -68,7 +70,7 @@ class MintedCredentials:
         return self._token(self._cookies, self._refresh_secret, shadow.librechat_user_id)
 
     @staticmethod
-    def _token(cache: LRUCache[str, tuple[str, float]], secret: str, user_id: str) -> str:
+    def _token(cache: dict[str, tuple[str, float]], secret: str, user_id: str) -> str:
         now = time.time()
         cached = cache.get(user_id)
         if cached is not None and cached[1] > now:
@@ -77,6 +79,8 @@ class MintedCredentials:
             raise UpstreamError("a shadow account has no valid LibreChat id")
         claims = {"id": user_id, "iat": int(now), "exp": int(now) + MINTED_FOR_S}
         token = jwt.encode(claims, secret, algorithm="HS256")
+        if len(cache) >= MAX_MINTED:
+            cache.clear()  # they live for a minute: cheaper than keeping order
         cache[user_id] = (token, now + MINTED_FOR_S - RENEW_BEFORE_S)
         return token
 
@@ -148,7 +152,7 @@ class ShadowAccounts:
         self._store = store
         self._client = client
         self._passwords = passwords
-        self._known: LRUCache[tuple[UUID, UUID], Shadow] = LRUCache(100_000)
+        self._known: dict[tuple[UUID, UUID], Shadow] = {}
         self._service_ready = False
 
     async def get(self, tenant_id: UUID, workspace_id: UUID, user_id: UUID) -> Shadow:
@@ -160,6 +164,8 @@ class ShadowAccounts:
                 shadow = await self._create(tenant_id, workspace_id, user_id)
             else:
                 shadow = Shadow(row.librechat_user_id, row.email)
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
             self._known[(workspace_id, user_id)] = shadow
         return shadow
 

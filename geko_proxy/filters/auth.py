@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, ClassVar
 
 from geko_proxy.accounts.tokens import Identity, InvalidToken
 from geko_proxy.filters.base import Exchange, Filter, Refused, Reply, Route
+from geko_proxy.storage.recent import Recent
 
 if TYPE_CHECKING:
     from geko_proxy.services import Services
@@ -36,25 +36,31 @@ class AuthFilter(Filter):
         super().__init__(options, services)
         self._tokens = services.tokens
         self._sessions = services.sessions
+        self._recent: Recent[Identity] = Recent(services.sessions)
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
         header = exchange.request.headers.get("Authorization", "")
         scheme, _, token = header.partition(" ")
         if token and scheme.lower() == "bearer":
-            exchange.user = await self._from_token(token.strip())
+            exchange.user = await self._from_token(token.strip(), exchange.started_at)
         elif exchange.route is Route.MEDIA:
             exchange.user = await self._from_cookie(exchange)
         elif exchange.operation not in ANONYMOUS_OPERATIONS:
             raise unauthorized("not_signed_in", "No auth token")
         return None
 
-    async def _from_token(self, token: str) -> Identity:
+    async def _from_token(self, token: str, now: float) -> Identity:
+        recent = self._recent.get(token)
+        if recent is not None and recent.expires_at > now:
+            return recent
+        stamp = self._recent.stamp()
         try:
-            identity = self._tokens.verify(token, time.time())
+            identity = self._tokens.verify(token, now)
         except InvalidToken as error:
             raise unauthorized("invalid_token", str(error)) from None
         if not await self._sessions.is_active(identity.tenant_id, identity.session_id):
             raise unauthorized("session_over", "The session is over. Sign in again.")
+        self._recent.put(token, identity, stamp)
         return identity
 
     async def _from_cookie(self, exchange: Exchange) -> Identity:

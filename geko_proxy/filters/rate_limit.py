@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from cachetools import LRUCache
 from redis.exceptions import RedisError
 
 from geko_proxy.filters.base import Exchange, Filter, Refused, Reply, Route
@@ -44,9 +43,7 @@ class MemoryWindow:
     def __init__(self, limit: int, window_s: int) -> None:
         self._limit = limit
         self._window_s = window_s
-        self._counts: LRUCache[str, list[int]] = LRUCache(
-            MAX_ADDRESSES
-        )  # [window number, count, count before]
+        self._counts: dict[str, list[int]] = {}  # [window number, count, count before]
 
     def hit(self, key: str, now: float) -> int:
         """Count a request; return 0 if it may pass, else after how many seconds to try again."""
@@ -54,6 +51,8 @@ class MemoryWindow:
         window = int(number)
         entry = self._counts.get(key)
         if entry is None:
+            if len(self._counts) >= MAX_ADDRESSES:
+                self._make_room(window)
             self._counts[key] = [window, 1, 0]
             return 0
         if entry[0] != window:
@@ -63,6 +62,13 @@ class MemoryWindow:
             return retry_after_s(self._limit, self._window_s, entry[1], entry[2], into)
         entry[1] += 1
         return 0
+
+    def _make_room(self, window: int) -> None:
+        """Forget who has been silent for a window; if that is nobody, the half that came first."""
+        self._counts = {key: entry for key, entry in self._counts.items() if entry[0] >= window - 1}
+        if len(self._counts) >= MAX_ADDRESSES:
+            for key in list(self._counts)[: MAX_ADDRESSES // 2]:
+                del self._counts[key]
 
 
 def retry_after_s(limit: int, window_s: int, count: int, before: int, into: float) -> int:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from geko_proxy.errors import UpstreamError
 from geko_proxy.filters.base import Exchange, Filter, Refused, Reply, Route
+from geko_proxy.storage.recent import Recent
 from geko_proxy.workspaces.shared_links import SharedLink
-from geko_proxy.workspaces.tenants import TenantStatus
+from geko_proxy.workspaces.tenants import Tenant, TenantStatus
 
 if TYPE_CHECKING:
     from geko_proxy.accounts.tokens import Identity
@@ -56,15 +57,13 @@ class TenantFilter(Filter):
         super().__init__(options, services)
         self._within_workspace = options.shared_links == "workspace"
         self._tenants = services.tenants
+        self._recent: Recent[Tenant] = Recent(services.tenants)
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
         if exchange.user is None and exchange.operation in ANONYMOUS:
             return None
         identity = exchange.signed_in()
-        tenant = await self._tenants.get(identity.tenant_id)
-        if tenant is None or tenant.status is not TenantStatus.ACTIVE:
-            raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
-        exchange.tenant = tenant
+        exchange.tenant = self._recent.get(identity.tenant_id) or await self._active(identity)
         if exchange.route is Route.MEDIA:
             await self._check_picture(exchange, identity)
         elif exchange.operation == "shares.read":
@@ -72,6 +71,14 @@ class TenantFilter(Filter):
         elif exchange.operation in LINK_OPERATIONS:
             exchange.request.set_header("accept-encoding", "identity")  # the reply's share id is read
         return None
+
+    async def _active(self, identity: Identity) -> Tenant:
+        stamp = self._recent.stamp()
+        tenant = await self._tenants.get(identity.tenant_id)
+        if tenant is None or tenant.status is not TenantStatus.ACTIVE:
+            raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
+        self._recent.put(identity.tenant_id, tenant, stamp)
+        return tenant
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
         reply = exchange.reply

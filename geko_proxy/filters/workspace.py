@@ -6,7 +6,7 @@ What LibreChat tells about models, agents and servers is cut down to the same. T
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from cachetools import TTLCache
 
@@ -17,14 +17,16 @@ from geko_proxy.policy.discovery import UnexpectedShape
 from geko_proxy.policy.enforcement import CHECKS
 from geko_proxy.policy.guard import Guard
 from geko_proxy.policy.librechat_view import Caller, LibreChatView
-from geko_proxy.workspaces.roles import Permission, allowed
+from geko_proxy.storage.recent import Recent
+from geko_proxy.workspaces.config import WorkspaceConfig
+from geko_proxy.workspaces.roles import Permission, Role, allowed
+from geko_proxy.workspaces.workspaces import Workspace
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from geko_proxy.accounts.tokens import Identity
     from geko_proxy.services import Services
-    from geko_proxy.workspaces.workspaces import Workspace
 
 WORKSPACE_TTL_S: Final = 60.0  # its name; whether it is archived is seen at once, by the role
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,6 +37,15 @@ ANONYMOUS: Final = frozenset({"config", "banner"})  # LibreChat's sign-in page a
 ACCOUNT_OPERATIONS: Final = (
     "auth."  # GEKO's own; who was removed from a workspace must be able to leave for another
 )
+
+
+class Facts(NamedTuple):
+    """What is known of a person in a workspace."""
+
+    workspace: Workspace
+    role: Role
+    config: WorkspaceConfig
+    may_chat: bool
 
 
 class WorkspaceFilter(Filter):
@@ -60,6 +71,7 @@ class WorkspaceFilter(Filter):
         self._configs = services.configs
         self._view = LibreChatView(services.client)
         self._workspaces: TTLCache[tuple[UUID, UUID], Workspace] = TTLCache(10_000, WORKSPACE_TTL_S)
+        self._recent: Recent[Facts] = Recent(services.members, services.configs)
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
         identity = exchange.user
@@ -95,22 +107,34 @@ class WorkspaceFilter(Filter):
         return None
 
     async def _enter(self, exchange: Exchange, identity: Identity) -> None:
+        key = (identity.user_id, identity.workspace_id)
+        facts = self._recent.get(key)
+        if facts is None:
+            stamp = self._recent.stamp()
+            facts = await self._find(exchange, identity)
+            if facts is None:
+                return
+            self._recent.put(key, facts, stamp)
+        exchange.workspace, exchange.role, exchange.config = facts.workspace, facts.role, facts.config
+        if not facts.may_chat and exchange.route is not Route.OWN and _changes(exchange):
+            raise Refused(403, "read_only", "You may read here, but not write: your role is viewer.")
+
+    async def _find(self, exchange: Exchange, identity: Identity) -> Facts | None:
+        """Workspace, role and configuration; None for somebody removed who is about to leave for another one."""
         tenant_id, workspace_id = identity.tenant_id, identity.workspace_id
         role = await self._members.role(tenant_id, workspace_id, identity.user_id)
         if role is None:
             if exchange.route is Route.OWN and exchange.operation.startswith(ACCOUNT_OPERATIONS):
-                return
+                return None
             raise await self._left(identity)
-        workspace = self._workspaces.get((tenant_id, workspace_id))
-        if workspace is None:
-            workspace = await self._load(identity)
-        exchange.workspace = workspace
-        exchange.role = role
-        exchange.config = await self._configs.get(tenant_id, workspace_id)
-        if exchange.route is not Route.OWN and not allowed(role, Permission.CHAT) and _changes(exchange):
-            raise Refused(403, "read_only", "You may read here, but not write: your role is viewer.")
+        workspace = await self._load(identity)
+        config = await self._configs.get(tenant_id, workspace_id)
+        return Facts(workspace, role, config, allowed(role, Permission.CHAT))
 
     async def _load(self, identity: Identity) -> Workspace:
+        known = self._workspaces.get((identity.tenant_id, identity.workspace_id))
+        if known is not None:
+            return known
         workspace = await self.services.workspaces.get(identity.tenant_id, identity.workspace_id)
         if workspace is None or workspace.archived_at is not None:
             raise await self._left(identity)

@@ -30,6 +30,13 @@ class Cache(Generic[V]):
         if invalidation is not None:
             invalidation.subscribe(topic, self.drop)
 
+    @property
+    def generation(self) -> int | None:
+        """Grows with each drop; None while changes can't be heard."""
+        if self._invalidation is not None and not self._invalidation.connected:
+            return None
+        return self._generation
+
     async def get(self, key: str, load: Callable[[], Awaitable[V]]) -> V:
         """The cached value, else what `load` returns, which is then kept."""
         if self._invalidation is not None and not self._invalidation.connected:

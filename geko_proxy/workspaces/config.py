@@ -95,6 +95,11 @@ class WorkspaceConfigStore:
         self._invalidation = invalidation
         self._cache: Cache[WorkspaceConfig] = Cache(TOPIC, ttl_s=ttl_s, invalidation=invalidation)
 
+    @property
+    def generation(self) -> int | None:
+        """Changes with each change anywhere; None while changes can't be heard."""
+        return self._cache.generation
+
     async def get(self, tenant_id: UUID, workspace_id: UUID) -> WorkspaceConfig:
         """The configuration; the one that allows everything when none was written yet."""
         key = f"{tenant_id}/{workspace_id}"

@@ -78,6 +78,11 @@ class MemberStore:
         self._invalidation = invalidation
         self._roles: Cache[Role | None] = Cache(TOPIC, ttl_s=ttl_s, invalidation=invalidation)
 
+    @property
+    def generation(self) -> int | None:
+        """Changes with each change anywhere; None while changes can't be heard."""
+        return self._roles.generation
+
     async def role(self, tenant_id: UUID, workspace_id: UUID, user_id: UUID) -> Role | None:
         """The user's role; None for one who is no member, and for everybody in an archived workspace."""
         key = cache_key(tenant_id, workspace_id, user_id)

@@ -57,6 +57,11 @@ class TenantStore:
         self._database = database
         self._cache: Cache[Tenant | None] = Cache(TOPIC, ttl_s=ttl_s, invalidation=invalidation)
 
+    @property
+    def generation(self) -> int | None:
+        """Changes with each change anywhere; None while changes can't be heard."""
+        return self._cache.generation
+
     async def get(self, tenant_id: UUID) -> Tenant | None:
         """A tenant by id. Raises StoreError."""
         return await self._cache.get(str(tenant_id), lambda: self._load(tenant_id))
