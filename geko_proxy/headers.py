@@ -18,9 +18,10 @@ REPLY_HEADERS = {
     for name in (
         "Accept-Ranges Cache-Control Content-Disposition Content-Encoding Content-Language Content-Length "
         "Content-Range Content-Type ETag Expires Last-Modified Pragma Retry-After Vary X-Accel-Buffering "
-        "X-Librechat-Generation-Protocol"
+        "X-Librechat-Generation-Protocol Location Set-Cookie"
     ).split()
 }
+REPLY_HEADERS |= {name.encode(): name for name in REPLY_HEADERS.values()}  # as LibreChat spells them
 COOKIES_TO_LIBRECHAT = ("oauth_csrf", "oauth_session", "lang")
 COOKIES_FROM_LIBRECHAT = ("oauth_csrf", "oauth_session")
 
@@ -51,9 +52,10 @@ def request_headers(
     headers: list[tuple[bytes, bytes]] = []
     agent_known = False
     overrides = request.overrides
+    replaced = {name.encode("ascii") for name in overrides}
     for name, value in raw:
         lower = name.lower()
-        if lower not in REQUEST_HEADERS or (overrides and lower.decode("ascii") in overrides):
+        if lower not in REQUEST_HEADERS or lower in replaced:
             continue
         if lower == b"user-agent":
             if not any(mark in value for mark in _BROWSER_MARKS):
@@ -89,18 +91,18 @@ def cookies_for_librechat(cookies: Mapping[str, str], extra: Mapping[str, str] |
 
 def reply_headers(raw: Iterable[tuple[bytes, bytes]], upstream_origin: str) -> CIMultiDict[str]:
     """The headers of a reply to the client; Location only within LibreChat's origin, made relative."""
-    headers: CIMultiDict[str] = CIMultiDict()
+    kept = []
     for name, value in raw:
-        lower = name.lower()
-        known = REPLY_HEADERS.get(lower)
-        if known is not None:
-            headers.add(known, value.decode("latin-1"))
-        elif lower == b"set-cookie":
-            if value.partition(b"=")[0].decode("latin-1").strip() in COOKIES_FROM_LIBRECHAT:
-                headers.add("Set-Cookie", value.decode("latin-1"))
-        elif lower == b"location":
-            headers.add("Location", _location(value.decode("latin-1"), upstream_origin))
-    return headers
+        known = REPLY_HEADERS.get(name) or REPLY_HEADERS.get(name.lower())
+        if known is None:
+            continue
+        text = value.decode("latin-1")
+        if known == "Set-Cookie" and text.partition("=")[0].strip() not in COOKIES_FROM_LIBRECHAT:
+            continue
+        if known == "Location":
+            text = _location(text, upstream_origin)
+        kept.append((known, text))
+    return CIMultiDict(kept)
 
 
 def _location(value: str, upstream_origin: str) -> str:

@@ -23,13 +23,18 @@ EVENT_STREAM_HEADERS = {
 }
 
 
+SECURE_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "SAMEORIGIN"),
+    ("Referrer-Policy", "same-origin"),
+    ("Server", "geko"),
+)
+
+
 def secure_headers(headers: CIMultiDict[str], exchange_id: str, https: bool) -> CIMultiDict[str]:
     """Add the headers that every reply of GEKO carries."""
+    headers.extend(SECURE_HEADERS)
     headers["X-Request-Id"] = exchange_id
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["X-Frame-Options"] = "SAMEORIGIN"
-    headers["Referrer-Policy"] = "same-origin"
-    headers["Server"] = "geko"
     if https:
         headers["Strict-Transport-Security"] = "max-age=31536000"
     return headers
