@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 
 from geko_proxy.errors import EndStream, FilterError, UpstreamError
+from geko_proxy.event_log import EventLog
 from geko_proxy.exchange import Exchange, Reply
 from geko_proxy.filters.chain import EventHooks
 from geko_proxy.sse import SseEvent, SseFormatError, SseParser
-from geko_proxy.turns import EventLog
 
 log = logging.getLogger("geko.relay")
 
@@ -109,14 +111,60 @@ async def send_log(
     """Serve an answer's events from number `start` on to one more browser, after `first`."""
     headers = secure_headers(CIMultiDict(EVENT_STREAM_HEADERS), exchange.id, exchange.request.secure)
     response = web.StreamResponse(headers=headers)
-    await response.prepare(request)
+    writer = await response.prepare(request)
     try:
         if request.method != "HEAD":
             if first:
                 await response.write(first)
-            async for piece in events.follow(start):
-                await response.write(piece)
+            await _follow(request, response, writer, events, start)
         await response.write_eof()
     except ConnectionError as error:
         raise ClientLeft from error
     return response
+
+
+async def _follow(
+    request: web.BaseRequest,
+    response: web.StreamResponse,
+    writer: AbstractStreamWriter | None,
+    events: EventLog,
+    start: int,
+) -> None:
+    """Write the backlog, then each event the moment it comes, straight to the socket's buffer."""
+    transport, at = request.transport, start
+    while True:
+        piece, at = events.since(at)
+        if piece:
+            await response.write(piece)
+            continue
+        if events.closed:
+            return
+        if transport is None or writer is None or transport.is_closing():
+            raise ConnectionResetError
+        push = Push(transport, chunked="Transfer-Encoding" in response.headers)
+        await events.push(push)
+        at += push.count
+        if transport.is_closing():
+            raise ConnectionResetError
+        await writer.drain()
+
+
+class Push:
+    """Writes events to a client's socket as long as the client keeps up. count: events written."""
+
+    __slots__ = ("_chunked", "_transport", "count")
+
+    MAX_BUFFERED_BYTES = 64 * 1024
+
+    def __init__(self, transport: asyncio.Transport, *, chunked: bool) -> None:
+        self._transport = transport
+        self._chunked = chunked
+        self.count = 0
+
+    def __call__(self, raw: bytes) -> bool:
+        transport = self._transport
+        if transport.is_closing():
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(raw), raw) if self._chunked else raw)
+        self.count += 1
+        return transport.get_write_buffer_size() <= self.MAX_BUFFERED_BYTES

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from geko_proxy.errors import EndStream, FilterError, UpstreamError
+from geko_proxy.event_log import EventLog
 from geko_proxy.exchange import Exchange
 from geko_proxy.librechat import error_part
 from geko_proxy.librechat_client import LibreChatClient
@@ -32,51 +33,6 @@ RECONNECTS = 3
 _DELTA = b'{"event":"on_message_delta"'
 
 Bearer = Callable[[], Awaitable[str]]
-
-
-class EventLog:
-    """The events of one answer as bytes, in order. Written by the turn, followed by any number of readers."""
-
-    __slots__ = ("_waiting", "closed", "events")
-
-    def __init__(self) -> None:
-        self.events: list[bytes] = []
-        self.closed = False
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def append(self, raw: bytes) -> None:
-        """Add an event and wake the readers."""
-        self.events.append(raw)
-        self._wake()
-
-    def close(self) -> None:
-        """No event will follow."""
-        self.closed = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
-
-    async def follow(self, start: int = 0) -> AsyncIterator[bytes]:
-        """All events from number `start` on, as they come; those that are there already in one piece."""
-        at = start
-        loop = asyncio.get_running_loop()
-        while True:
-            count = len(self.events)
-            if at < count:
-                piece = self.events[at] if count - at == 1 else b"".join(self.events[at:count])
-                at = count
-                yield piece
-            elif self.closed:
-                return
-            else:
-                future = loop.create_future()
-                self._waiting.append(future)
-                await future
 
 
 class Turn:

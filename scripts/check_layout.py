@@ -16,7 +16,7 @@ PACKAGE = "geko_proxy"
 # A module imports from its own layer and from those above it in this list, never from one below.
 # The longest name that fits counts, so "filters.base" stands apart from the other "filters".
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "sse", "headers", "exchange", "routing", "librechat", "logs", "config"),
+    ("", "errors", "sse", "headers", "exchange", "routing", "librechat", "logs", "config", "event_log"),
     ("storage",),
     ("accounts", "workspaces", "metering", "upstream", "upstream_connection", "librechat_client"),
     ("turns", "services"),

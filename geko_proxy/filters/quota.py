@@ -120,7 +120,8 @@ class QuotaFilter(Filter):
         body = await reply.json()
         if isinstance(body, dict) and isinstance(body.get("streamId"), str):
             turn.started = True
-            await self._leases.set_conversation(turn.lease, body["streamId"])
+            if body["streamId"] != (await exchange.request.json()).get("conversationId"):
+                await self._leases.set_conversation(turn.lease, body["streamId"])
         return None
 
     def on_stream(self, exchange: Exchange) -> EventHook | None:

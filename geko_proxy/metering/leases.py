@@ -106,6 +106,8 @@ class Leases:
     def __init__(self, db: Database, *, ttl_s: float = 60.0) -> None:
         self._db = db
         self._ttl_s = ttl_s
+        self._running_flush: asyncio.Task[None] | None = None
+        self._next_flush: asyncio.Task[None] | None = None
         self._windows: LRUCache[tuple[UUID, UUID, datetime], bool] = LRUCache(KNOWN_WINDOWS)
 
     async def ensure_window(self, tenant_id: UUID, workspace_id: UUID, window: Window) -> None:
@@ -166,7 +168,19 @@ class Leases:
         payload = msgspec.json.encode(charges).decode()
         await self._call(lease.tenant_id, statements.SETTLE, lease.turn_id, state.value, payload)
         if charges:
-            await repeated(lambda: self._db.call(statements.FLUSH))
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Wait until what was committed is on disk; those who come while one flush runs share the next."""
+        if self._next_flush is None:
+            self._next_flush = asyncio.create_task(self._flush_after(self._running_flush))
+        await asyncio.shield(self._next_flush)
+
+    async def _flush_after(self, running: asyncio.Task[None] | None) -> None:
+        if running is not None:
+            await asyncio.wait({running})
+        self._running_flush, self._next_flush = self._next_flush, None
+        await self._db.call(statements.FLUSH)
 
     async def release(self, lease: Lease) -> None:
         """Ends a turn that LibreChat refused: nothing is charged."""

@@ -22,7 +22,8 @@ from geko_proxy.metering.tokens import TokenCounter
 from geko_proxy.relay import ClientLeft
 from geko_proxy.services import Services
 from geko_proxy.sse import SseEvent, SseParser
-from geko_proxy.turns import EventLog, Turn
+from geko_proxy.event_log import EventLog
+from geko_proxy.turns import Turn
 
 HISTORY = [{"messageId": "last", "isCreatedByUser": False, "endpoint": "Mock", "model": "gpt-4o"}]
 
