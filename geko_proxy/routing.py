@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ class Match(NamedTuple, Generic[T]):
     params: Mapping[str, str]
 
 
+@lru_cache(8192)
 def normalise_path(path: str) -> str:
     """Return `path` with unreserved characters decoded (RFC 3986 §6.2.2.2) and no trailing slash.
 

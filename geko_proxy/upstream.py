@@ -11,6 +11,7 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 from urllib.parse import urlsplit
 
 from geko_proxy.errors import UpstreamBusy, UpstreamTimeout, UpstreamUnreachable
@@ -140,8 +141,7 @@ class Upstream:
                 await asyncio.gather(sending, return_exceptions=True)
 
     async def _take(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        oldest = loop.time() - self.options.keepalive_timeout_ms / 1000
+        oldest = monotonic() - self.options.keepalive_timeout_ms / 1000
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed and connection.idle_since > oldest:
@@ -150,7 +150,7 @@ class Upstream:
         if len(self._open) + self._connecting >= self.options.max_connections:
             await self._wait_for_place()
             return await self._take()
-        return await self._connect(loop)
+        return await self._connect()
 
     async def _wait_for_place(self) -> None:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -163,12 +163,12 @@ class Upstream:
             if place in self._waiting:
                 self._waiting.remove(place)
 
-    async def _connect(self, loop: asyncio.AbstractEventLoop) -> Connection:
+    async def _connect(self) -> Connection:
         self._connecting += 1
         host, port = self._address
         try:
             async with asyncio.timeout(self.options.connect_timeout_ms / 1000):
-                _, connection = await loop.create_connection(
+                _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: Connection(self), host, port, ssl=self._tls
                 )
         except TimeoutError:
@@ -184,7 +184,7 @@ class Upstream:
 
     def put_back(self, connection: Connection) -> None:
         """Take a connection whose exchange is complete."""
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = monotonic()
         self._idle.append(connection)
         self._free_place()
 

@@ -28,12 +28,15 @@ log = logging.getLogger("geko.filters.quota")
 
 HEARTBEAT_S = 15.0  # a lease lives 60 s without one
 RECOVERY_S = 30.0
+MAX_STEPS = 8  # a top-up grows to so many steps
 REFUSAL_CODE = "quota_exceeded"
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaOptions:
-    """allowance: tokens leased at the start beyond the estimated prompt; step: tokens leased at each top-up."""
+    """allowance: tokens leased at the start beyond the estimated prompt; step: tokens leased at the first
+    top-up; each that is granted whole doubles the next, up to 8 steps.
+    """
 
     allowance: int = 200
     step: int = 100
@@ -48,9 +51,10 @@ class QuotaOptions:
 class MeteredTurn:
     """One answer: its lease, its meter, and what became of it."""
 
-    __slots__ = ("final", "granted", "lease", "meter", "started", "state")
+    __slots__ = ("final", "granted", "lease", "meter", "started", "state", "step")
 
-    def __init__(self, lease: Lease, meter: TurnMeter) -> None:
+    def __init__(self, lease: Lease, meter: TurnMeter, step: int) -> None:
+        self.step = step
         self.lease = lease
         self.meter = meter
         self.granted = lease.granted
@@ -109,7 +113,7 @@ class QuotaFilter(Filter):
         if isinstance(outcome, Exhausted):
             raise exhausted_refusal(outcome, exchange)
         exchange.turn_id = turn.turn_id
-        self._turns[exchange] = MeteredTurn(outcome, TurnMeter(self.services.counter, model))
+        self._turns[exchange] = MeteredTurn(outcome, TurnMeter(self.services.counter, model), self._step)
         return None
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
@@ -178,8 +182,11 @@ class QuotaFilter(Filter):
     async def _top_up(self, exchange: Exchange, turn: MeteredTurn) -> None:
         """Lease what the event at hand needs, and a step more; end the stream when there is not enough."""
         missing = turn.meter.consumed - turn.granted
-        granted = await self._leases.top_up(turn.lease, missing + self._step, turn.meter.consumed)
+        wanted = missing + turn.step
+        granted = await self._leases.top_up(turn.lease, wanted, turn.meter.consumed)
         turn.granted += granted
+        # a long answer asks less often, as long as there is plenty
+        turn.step = min(turn.step * 2, self._step * MAX_STEPS) if granted == wanted else self._step
         if granted < missing:
             turn.state = TurnState.CUT
             log.info("%s: turn %s is cut: the quota is used up", exchange.id, turn.lease.turn_id)

@@ -17,12 +17,12 @@ from geko_proxy.accounts.shadow import ShadowAccounts
 from geko_proxy.accounts.tokens import Identity
 from geko_proxy.client_api.chat import Chat
 from geko_proxy.errors import Refused
+from geko_proxy.event_log import EventLog
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.metering.tokens import TokenCounter
 from geko_proxy.relay import ClientLeft
 from geko_proxy.services import Services
 from geko_proxy.sse import SseEvent, SseParser
-from geko_proxy.event_log import EventLog
 from geko_proxy.turns import Turn
 
 HISTORY = [{"messageId": "last", "isCreatedByUser": False, "endpoint": "Mock", "model": "gpt-4o"}]
