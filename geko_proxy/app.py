@@ -79,6 +79,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             max_json_bytes=settings.server.max_json_bytes,
             max_upload_bytes=settings.server.max_upload_bytes,
             access_log=settings.server.access_log,
+            public_url=settings.server.public_url,
         )
         await chain.start()
         stack.push_async_callback(chain.stop)
@@ -104,7 +105,8 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
         stack.push_async_callback(redis.aclose)
     upstream = Upstream(settings.librechat.url, _upstream_options(settings))
     stack.push_async_callback(upstream.close)
-    return _services(settings, database, invalidation, redis, LibreChatClient(upstream)), upstream
+    client = LibreChatClient(upstream, settings.librechat.stream_idle_timeout_ms)
+    return _services(settings, database, invalidation, redis, client), upstream
 
 
 def _services(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,6 +10,8 @@ from functools import lru_cache
 from aiohttp import web
 
 from geko_proxy.errors import Refused
+
+SILENT_S = 30.0  # longest pause inside a request body
 
 
 class BodyReader:
@@ -24,12 +27,22 @@ class BodyReader:
             self._size = request.content_length or 0
 
     async def read_chunk(self) -> bytes:
-        """The next bytes. Raises Refused 413 beyond the limit."""
-        chunk: bytes = await self._content.readany()
+        """The next bytes. Raises Refused 413 beyond the limit, 408 when none come."""
+        if self._size > self.limit:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(SILENT_S):
+                chunk: bytes = await self._content.readany()
+        except TimeoutError:
+            text = "The request body did not arrive."
+            raise Refused(408, "body_timeout", text, headers={"Connection": "close"}) from None
         self._size += len(chunk)
         if self._size > self.limit:
-            raise Refused(413, "body_too_large", f"The request body is larger than {self.limit} bytes.")
+            raise self._too_large()
         return chunk
+
+    def _too_large(self) -> Refused:
+        return Refused(413, "body_too_large", f"The request body is larger than {self.limit} bytes.")
 
     def close(self) -> None:
         """aiohttp discards what is left."""

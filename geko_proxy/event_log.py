@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+MAX_PIECE_BYTES = 64 * 1024
+
 Sink = Callable[[bytes], bool]
 """Takes an event at once; False: no more for now."""
 
@@ -38,11 +40,16 @@ class EventLog:
         self._wake()
 
     def since(self, start: int) -> tuple[bytes, int]:
-        """The events from number `start` on that are there now, in one piece, and the number of the next one."""
-        count = len(self.events)
-        if start >= count:
-            return b"", start
-        return (self.events[start] if count - start == 1 else b"".join(self.events[start:count])), count
+        """Events from number `start` on that are there now, in one piece, and the number of the next one.
+
+        A piece is not much longer than MAX_PIECE_BYTES, so that a slow reader holds little memory.
+        """
+        end, size = start, 0
+        events = self.events
+        while end < len(events) and size < MAX_PIECE_BYTES:
+            size += len(events[end])
+            end += 1
+        return (events[start] if end - start == 1 else b"".join(events[start:end])), end
 
     async def push(self, sink: Sink) -> None:
         """Give each new event to `sink` as it comes, until the log is closed or the sink wants no more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -30,6 +31,8 @@ BROWSER_USER_AGENT = (
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
 )
 _BROWSER_MARKS = (b"Chrome/", b"Firefox/", b"Safari/", b"Edg/", b"OPR/")
+
+_COOKIE = re.compile(r"[!-:<-~]+")  # RFC 6265 §4.1.1: printable ASCII without blank, and no semicolon
 
 Raw = Sequence[tuple[bytes, bytes]]
 
@@ -86,7 +89,7 @@ def cookies_for_librechat(cookies: Mapping[str, str], extra: Mapping[str, str] |
     """The Cookie header for LibreChat: its own OAuth cookies of the browser, and what GEKO adds."""
     pairs = [f"{name}={cookies[name]}" for name in COOKIES_TO_LIBRECHAT if cookies.get(name)]
     pairs.extend(f"{name}={value}" for name, value in (extra or {}).items())
-    return "; ".join(pair for pair in pairs if ";" not in pair.partition("=")[2] and "\n" not in pair)
+    return "; ".join(pair for pair in pairs if _COOKIE.fullmatch(pair))
 
 
 def reply_headers(raw: Iterable[tuple[bytes, bytes]], upstream_origin: str) -> CIMultiDict[str]:
@@ -113,4 +116,7 @@ def _location(value: str, upstream_origin: str) -> str:
 
 def is_same_origin(origin: str | None, host: str) -> bool:
     """Whether an Origin header (absent: yes, RFC 6454 §7.3) names this host."""
-    return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+    try:
+        return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False

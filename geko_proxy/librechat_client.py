@@ -39,8 +39,9 @@ class SignedIn(NamedTuple):
 class LibreChatClient:
     """Calls on LibreChat's API. Every method raises UpstreamError where no usable reply came."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, stream_idle_timeout_ms: int = 0) -> None:
         self._upstream = upstream
+        self._stream_idle_ms = stream_idle_timeout_ms
 
     async def call(
         self,
@@ -67,7 +68,9 @@ class LibreChatClient:
         if body is not None:
             content = msgspec.json.encode(body)
             headers.append((b"content-type", b"application/json"))
-        reply = await self._upstream.request(method, path, headers, content, timeout_ms=timeout_ms)
+        reply = await self._upstream.request(
+            method, path, headers, content, timeout_ms=timeout_ms, control=True
+        )
         raw = await reply.read(MAX_REPLY_BYTES)
         try:
             value = msgspec.json.decode(raw) if raw else None
@@ -114,7 +117,9 @@ class LibreChatClient:
 
     async def job_status(self, bearer: str, conversation_id: str) -> dict[str, Any]:
         """State of the conversation's running answer; `{"active": False}` when there is none."""
-        answer = await self.call("GET", f"/api/agents/chat/status/{quote(conversation_id)}", bearer=bearer)
+        answer = await self.call(
+            "GET", f"/api/agents/chat/status/{quote(conversation_id, safe='')}", bearer=bearer
+        )
         if answer.status != 200 or not isinstance(answer.value, dict):
             return {"active": False}
         return answer.value
@@ -144,17 +149,27 @@ class LibreChatClient:
             (b"authorization", b"Bearer " + bearer.encode()),
             (b"x-forwarded-for", b"127.0.0.1"),
         ]
-        target = f"/api/agents/chat/stream/{quote(stream_id)}" + ("?resume=true" if resume else "")
-        return await self._upstream.request("GET", target, headers, idle_timeout_ms=0)
+        target = f"/api/agents/chat/stream/{quote(stream_id, safe='')}" + ("?resume=true" if resume else "")
+        return await self._upstream.request(
+            "GET", target, headers, idle_timeout_ms=self._stream_idle_ms, control=True
+        )
 
     async def messages(self, bearer: str, conversation_id: str) -> list[dict[str, Any]]:
         """The messages of a conversation, oldest first; empty when there are none."""
-        answer = await self.call("GET", f"/api/messages/{quote(conversation_id)}", bearer=bearer)
+        answer = await self.call("GET", f"/api/messages/{quote(conversation_id, safe='')}", bearer=bearer)
         return answer.value if answer.status == 200 and isinstance(answer.value, list) else []
+
+    async def has_conversation(self, bearer: str, conversation_id: str) -> bool:
+        """Whether the account has this conversation."""
+        path = f"/api/convos/{quote(conversation_id, safe='')}"
+        answer = await self.call("GET", path, bearer=bearer)
+        if answer.status not in (200, 404):
+            raise UpstreamError(f"LibreChat gave no conversation ({answer.status})")
+        return answer.status == 200 and isinstance(answer.value, dict)
 
     async def save_message(self, bearer: str, conversation_id: str, message: dict[str, Any]) -> bool:
         """Store a message as LibreChat's own client would; True when it was stored."""
-        path = f"/api/messages/{quote(conversation_id)}"
+        path = f"/api/messages/{quote(conversation_id, safe='')}"
         answer = await self.call("POST", path, bearer=bearer, body=message)
         return answer.status == 201
 

@@ -48,3 +48,5 @@ def set_up_logging(settings: LoggingSettings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # a line with a stack trace for each malformed request, from anybody, would be a way to fill the disk
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

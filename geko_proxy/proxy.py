@@ -7,29 +7,22 @@ import ipaddress
 import itertools
 import logging
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
-from multidict import CIMultiDict
 
 from geko_proxy import relay
 from geko_proxy.client_request import BodyReader, ClientAddress
-from geko_proxy.errors import (
-    FilterError,
-    Refused,
-    StoreError,
-    UpstreamBusy,
-    UpstreamError,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
+from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply, Request, Route
+from geko_proxy.failures import failure_reply
 from geko_proxy.filters.chain import Chain
-from geko_proxy.headers import cookies_for_librechat, reply_headers, request_headers
-from geko_proxy.librechat import Classifier, concurrent_refusal, error_reply, refusal_in_event_text
+from geko_proxy.headers import cookies_for_librechat, is_same_origin, reply_headers, request_headers
+from geko_proxy.librechat import Classifier, concurrent_refusal, refusal_in_event_text
 from geko_proxy.routing import BadPath, normalise_path
 from geko_proxy.turns import Turn, Turns
 from geko_proxy.upstream import Upstream
@@ -43,7 +36,9 @@ access = logging.getLogger("geko.access")
 
 Endpoint = Callable[[Exchange, web.BaseRequest], Awaitable[Reply | web.StreamResponse]]
 
-MAX_START_REPLY_BYTES = 1024 * 1024
+MAX_PUBLIC_BODY_BYTES = 16 * 1024  # of requests that need no sign-in
+MAX_IN_FLIGHT = 256  # requests of one client address at the same time: half of LibreChat's connections
+MAX_TURNS = 32  # running answers of one person
 
 
 class Proxy:
@@ -63,7 +58,9 @@ class Proxy:
         max_json_bytes: int = 3 * 1024 * 1024,
         max_upload_bytes: int = 512 * 1024 * 1024,
         access_log: bool = True,
+        public_url: str = "",
     ) -> None:
+        self._public_url = public_url
         self.chain = chain
         self._classifier = classifier
         self._endpoints = endpoints
@@ -74,6 +71,7 @@ class Proxy:
         self._max_json_bytes = max_json_bytes
         self._max_upload_bytes = max_upload_bytes
         self._access_log = access_log
+        self._in_flight: dict[str, int] = {}  # requests by client address
         self._ids = itertools.count(1)
         self._id_prefix = os.urandom(6).hex()
         self._client_ip = ClientAddress(trusted_proxies)
@@ -82,7 +80,11 @@ class Proxy:
         """One request from its head to the last byte of its reply. The story of the whole proxy."""
         exchange = self._open(request)
         status = 499  # the client left before there was a status
+        address = exchange.request.client_ip
+        self._in_flight[address] = self._in_flight.get(address, 0) + 1
         try:
+            if self._in_flight[address] > MAX_IN_FLIGHT:
+                raise Refused(429, "too_many_connections", "Too many requests at once.", retry_after_s=1)
             if exchange.route is Route.CHAT:
                 # a chat message goes on when the client leaves, or its usage would be lost
                 reply = await asyncio.shield(self._turns.spawn(self._chat(exchange, request)))
@@ -94,10 +96,13 @@ class Proxy:
         except relay.ClientLeft:
             return web.Response(status=499)
         except Exception as error:  # noqa: BLE001  # the last place: whatever it is becomes a reply
-            reply = self._failure(exchange, error)
+            reply = failure_reply(exchange, error)
             status = reply.status
             return await relay.send(request, exchange, reply, None)
         finally:
+            self._in_flight[address] -= 1
+            if not self._in_flight[address]:
+                del self._in_flight[address]
             if exchange.route is not Route.CHAT:
                 await self.chain.finish(exchange)
             if self._access_log:
@@ -114,6 +119,8 @@ class Proxy:
                 raise self._blocked(exchange)
             endpoint = self._endpoints.get(exchange.operation)
             if endpoint is not None:
+                if exchange.route is Route.PUBLIC and exchange.request.method == "POST":
+                    self._refuse_foreign(request)
                 answer = await endpoint(exchange, request)
                 if isinstance(answer, web.StreamResponse):
                     return answer
@@ -173,8 +180,14 @@ class Proxy:
     async def _start_turn(self, exchange: Exchange, request: web.BaseRequest) -> tuple[Reply, Turn | None]:
         identity = exchange.signed_in()
         conversation_id = (await exchange.request.json()).get("conversationId")
-        if isinstance(conversation_id, str) and self._turns.running(identity.workspace_id, conversation_id):
-            raise concurrent_refusal()
+        if self._turns.count_of(identity.user_id) >= MAX_TURNS:
+            raise Refused(
+                429, "too_many_answers", f"{MAX_TURNS} answers are running already.", retry_after_s=5
+            )
+        if isinstance(conversation_id, str) and conversation_id not in ("", "new"):
+            if self._turns.running(identity.workspace_id, conversation_id):
+                raise concurrent_refusal()
+            await self._check_conversation(exchange, conversation_id)
         reply = await self._forward(exchange, request)
         body = await reply.read()
         stream_id = _stream_id(reply.status, body)
@@ -187,6 +200,15 @@ class Proxy:
         hooks = self.chain.events(exchange)
         turn = Turn(exchange, stream_id, self._client, lambda: self._shadows.bearer(shadow), hooks)
         return reply, turn
+
+    async def _check_conversation(self, exchange: Exchange, conversation_id: str) -> None:
+        """A conversation that goes on must be there: LibreChat mixes answers of two people under one new id."""
+        identity = exchange.signed_in()
+        if self._turns.find(identity.workspace_id, conversation_id) is not None:
+            return
+        shadow = await self._shadows.get(identity.tenant_id, identity.workspace_id, identity.user_id)
+        if not await self._client.has_conversation(await self._shadows.bearer(shadow), conversation_id):
+            raise Refused(404, "conversation_not_found", "There is no such conversation.")
 
     async def _listen(self, exchange: Exchange, request: web.BaseRequest) -> web.StreamResponse:
         """Serve a browser from the turn's log; `?resume=true` gets a `sync` first, as from LibreChat."""
@@ -296,17 +318,25 @@ class Proxy:
             max_json_bytes=self._max_json_bytes,
         )
         exchange = Exchange(exchange_id, asked, rule.route, rule.operation, params, time.time())
-        if bad is not None:
+        if bad is not None or not _HOST.fullmatch(request.host):
             exchange.route, exchange.operation = Route.BLOCKED, "bad_path"
         elif request.headers.get("Upgrade", "").lower() == "websocket":
             exchange.route, exchange.operation = Route.BLOCKED, "websocket"
         elif body_source is not None and not rule.upload:
-            body_source.limit = self._max_json_bytes
+            public = rule.route is Route.PUBLIC
+            body_source.limit = MAX_PUBLIC_BODY_BYTES if public else self._max_json_bytes
         return exchange
+
+    def _refuse_foreign(self, request: web.BaseRequest) -> None:
+        """Sign-in sets and clears a cookie: another site's page must not make a browser do that."""
+        origin = request.headers.get("Origin")
+        foreign = origin != self._public_url and not is_same_origin(origin, request.host)
+        if foreign or request.headers.get("Sec-Fetch-Site") == "cross-site":
+            raise Refused(403, "foreign_origin", "This page may not sign you in or out.")
 
     def _blocked(self, exchange: Exchange) -> Refused:
         if exchange.operation == "bad_path":
-            return Refused(400, "bad_path", "The path is malformed.")
+            return Refused(400, "bad_path", "The path or the Host header is malformed.")
         if exchange.operation == "websocket":  # LibreChat has none (contract §8)
             return Refused(400, "upgrade_refused", "There are no WebSockets here.")
         allowed = self._classifier.methods(exchange.request.path)
@@ -316,32 +346,6 @@ class Proxy:
             allow = {"Allow": ", ".join(sorted(allowed))}
             return Refused(405, "method_not_allowed", "This method is not served here.", headers=allow)
         return Refused(404, "not_found", "Endpoint not found")
-
-    def _failure(self, exchange: Exchange, error: Exception) -> Reply:
-        """Turn an exception into the reply for the client: no stack trace, nothing internal."""
-        match error:
-            case Refused():
-                refused = error
-            case UpstreamTimeout():
-                refused = Refused(504, "upstream_timeout", "LibreChat did not answer in time.")
-            case UpstreamBusy():
-                refused = Refused(503, "upstream_busy", "LibreChat is busy; try again.", retry_after_s=1)
-            case UpstreamUnreachable():
-                refused = Refused(502, "upstream_unreachable", "LibreChat can't be reached.")
-            case UpstreamError():
-                refused = Refused(502, "upstream_error", "LibreChat gave no usable answer.")
-            case FilterError():
-                refused = Refused(502, "filter_failed", "A check of this request failed.")
-            case StoreError():
-                refused = Refused(503, "database_unavailable", "Try again in a moment.", retry_after_s=2)
-            case _:
-                log.error("%s: %s failed", exchange.id, exchange.operation, exc_info=error)
-                refused = Refused(500, "internal_error", "Something went wrong.")
-        if not isinstance(error, Refused):
-            log.warning("%s: %s: %s", exchange.id, refused.code, error)
-        if refused.status == 204:
-            return Reply(204, CIMultiDict(refused.headers or {}), b"")
-        return error_reply(exchange.id, exchange.request.path, exchange.route, refused)
 
     def _log(self, exchange: Exchange, status: int) -> None:
         if access.isEnabledFor(logging.INFO):
@@ -356,6 +360,9 @@ class Proxy:
                 exchange.request.client_ip,
                 user.user_id if user is not None else "-",
             )
+
+
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
 
 def _stream_id(status: int, body: bytes) -> str | None:

@@ -42,6 +42,9 @@ def secure_headers(headers: CIMultiDict[str], exchange_id: str, https: bool) -> 
     return headers
 
 
+STALLED_S = 30.0  # a client that takes nothing for so long is cut off
+
+
 class ClientLeft(Exception):
     """The client closed its connection before the end."""
 
@@ -61,7 +64,7 @@ async def send(
         if request.method == "HEAD":
             pass
         elif hooks is None:
-            await _raw(reply, response)
+            await _raw(request, reply, response)
         else:
             await _events(exchange, reply, response, hooks)
         await response.write_eof()
@@ -72,17 +75,27 @@ async def send(
     return response
 
 
-async def _raw(reply: Reply, response: web.StreamResponse) -> None:
+async def _raw(request: web.BaseRequest, reply: Reply, response: web.StreamResponse) -> None:
     source = reply.source
     assert source is not None
     try:
         while chunk := await source.read_chunk():
-            await response.write(chunk)
+            async with asyncio.timeout(STALLED_S):
+                await response.write(chunk)
+    except TimeoutError as error:
+        raise _stalled(request) from error
     except UpstreamError as error:
         log.warning("LibreChat broke off a reply: %s", error)
         # the head is out: a cut connection is the only honest end (RFC 9112 §8)
         response.force_close()
         raise ClientLeft from error
+
+
+def _stalled(request: web.BaseRequest) -> ClientLeft:
+    """Cut off a client that takes nothing: it would hold a connection to LibreChat and memory for ever."""
+    if request.transport is not None:
+        request.transport.abort()
+    return ClientLeft()
 
 
 async def _events(exchange: Exchange, reply: Reply, response: web.StreamResponse, hooks: EventHooks) -> None:
@@ -120,6 +133,8 @@ async def send_log(
         await response.write_eof()
     except ConnectionError as error:
         raise ClientLeft from error
+    except TimeoutError as error:
+        raise _stalled(request) from error
     return response
 
 
@@ -135,7 +150,8 @@ async def _follow(
     while True:
         piece, at = events.since(at)
         if piece:
-            await response.write(piece)
+            async with asyncio.timeout(STALLED_S):
+                await response.write(piece)
             continue
         if events.closed:
             return
@@ -146,7 +162,8 @@ async def _follow(
         at += push.count
         if transport.is_closing():
             raise ConnectionResetError
-        await writer.drain()
+        async with asyncio.timeout(STALLED_S):
+            await writer.drain()
 
 
 class Push:

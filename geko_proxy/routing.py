@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _UNRESERVED = re.compile(r"%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aA]|5[fF]|6[1-9a-fA-F]|7[0-9aA]|7[eE])")
 _HOSTILE = re.compile(
-    r"//|\\|%(?![0-9a-fA-F]{2})|%2[fF]|%5[cC]|%00|[\x00-\x20\x7f-\uffff]|(?:^|/)\.{1,2}(?:/|$)"
+    r"//|#|\\|%(?![0-9a-fA-F]{2})|%2[fF]|%5[cC]|%00|[\x00-\x20\x7f-\uffff]|(?:^|/)\.{1,2}(?:/|$)"
 )
 
 

@@ -30,7 +30,8 @@ LATE_SAVE_S = 0.15  # LibreChat saves once more after an abort (contract §4.8)
 LINGER_S = 30.0  # a browser that comes after the end still gets the whole answer
 RECONNECTS = 3
 
-_DELTA = b'{"event":"on_message_delta"'
+_TEXT = b'{"event":"on_message_delta"'
+_THINK = b'{"event":"on_reasoning_delta"'
 
 Bearer = Callable[[], Awaitable[str]]
 
@@ -73,12 +74,19 @@ class Turn:
             log.exception("%s: reading the answer failed", self.exchange.id)
         finally:
             if not self._ended:
-                self._end_with_error("The answer broke off. Reload the page to see what was stored.")
+                await self._give_up()
             try:
                 await finished()
             finally:
                 self.log.append(self._last)
                 self.log.close()
+
+    async def _give_up(self) -> None:
+        self._end_with_error("The answer broke off. Reload the page to see what was stored.")
+        try:
+            await self.abort()  # what can't be read can't be metered
+        except UpstreamError as error:
+            log.warning("%s: an answer that can't be read could not be stopped: %s", self.exchange.id, error)
 
     async def abort(self) -> bool:
         """Ask LibreChat to stop this answer; its final then comes through the stream."""
@@ -124,12 +132,13 @@ class Turn:
         parser = SseParser()
         try:
             while chunk := await reply.read_chunk():
-                for event in parser.feed(chunk):
+                events = iter(parser.feed(chunk))
+                for event in events:
                     await self._take(event)
                     if self._ended:
                         return
                     if self.notice is not None:
-                        await self._cut(reply, parser)
+                        await self._cut(reply, parser, list(events))
                         return
         finally:
             reply.close()
@@ -157,7 +166,7 @@ class Turn:
     def _note(self, event: SseEvent) -> str:
         """Remember what later steps need; say whether this is the last event."""
         raw = event.raw
-        if _DELTA in raw[:48]:
+        if _TEXT in raw[:48]:
             return "event"
         if event.name == "error":
             return "error"
@@ -174,13 +183,13 @@ class Turn:
             self.run_id = run_id if isinstance(run_id, str) else None
         return "event"
 
-    async def _cut(self, reply: UpstreamReply, parser: SseParser) -> None:
+    async def _cut(self, reply: UpstreamReply, parser: SseParser, left: list[SseEvent]) -> None:
         """End a running answer the one way that LibreChat's client shows and keeps (contract §4.8)."""
         assert self.notice is not None
         aborting = asyncio.create_task(self.abort())
         try:
             async with asyncio.timeout(FINAL_WAIT_S):
-                event = await self._aborted_final(reply, parser)
+                event = await self._aborted_final(reply, parser, left)
                 stopped = await aborting
         except (TimeoutError, UpstreamError, SseFormatError) as error:
             log.warning("%s: no final after a cut (%s)", self.exchange.id, type(error).__name__)
@@ -190,24 +199,46 @@ class Turn:
         final = event.json if event is not None else self._own_final()
         message = final.get("responseMessage")
         if isinstance(message, dict):
-            content = message.get("content")
-            message["content"] = [*(content if isinstance(content, list) else []), error_part(self.notice)]
+            message["content"] = [*self._passed_on(message.get("content")), error_part(self.notice)]
+            message["text"] = ""
             await self._save(message, stopped)
         self.final = final
         self._last = SseEvent.message(final).raw
         self._ended = True
 
-    async def _aborted_final(self, reply: UpstreamReply, parser: SseParser) -> SseEvent | None:
-        while chunk := await reply.read_chunk():
-            for event in parser.feed(chunk):
-                if self._note(event) != "final":
-                    continue
+    async def _aborted_final(
+        self, reply: UpstreamReply, parser: SseParser, left: list[SseEvent]
+    ) -> SseEvent | None:
+        """Read on to the final. The filters see every event, for the meter; nothing but the final is passed on."""
+        events = left
+        while True:
+            for event in events:
+                is_final = self._note(event) == "final"
                 try:
                     passed = (event,) if self._hooks is None else await self._hooks.run(event)
                 except (EndStream, FilterError):
                     passed = (event,)
-                return passed[-1] if passed else event
-        return None
+                if is_final:
+                    return passed[-1] if passed else event
+            chunk = await reply.read_chunk()
+            if not chunk:
+                return None
+            events = parser.feed(chunk)
+
+    def _passed_on(self, content: Any) -> list[Any]:
+        """The content of LibreChat's final without what was generated but not passed on before the cut."""
+        left = {"text": len(self._deltas(_TEXT)), "think": len(self._deltas(_THINK))}
+        kept = []
+        for part in content if isinstance(content, list) else []:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind in left and isinstance(part.get(kind), str):
+                text = part[kind][: left[kind]]
+                left[kind] -= len(text)
+                if text:
+                    kept.append({**part, kind: text})
+            else:
+                kept.append(part)
+        return kept
 
     async def _save(self, message: dict[str, Any], stopped: bool) -> None:
         if stopped:
@@ -229,7 +260,7 @@ class Turn:
             "sender": "Assistant",
             "model": (self.exchange.model or "").partition("/")[2],
             "text": "",
-            "content": [{"type": "text", "text": self.text_so_far()}],
+            "content": [{"type": "text", "text": self._deltas(_TEXT)}],
             "unfinished": True,
             "error": False,
         }
@@ -242,14 +273,14 @@ class Turn:
             "responseMessage": message,
         }
 
-    def text_so_far(self) -> str:
-        """The answer's text as it was passed on."""
+    def _deltas(self, mark: bytes) -> str:
+        """The answer's text (or what it thought aloud) as it was passed on."""
         parts = []
         for raw in self.log.events:
-            if b'"on_message_delta"' not in raw:
+            if mark not in raw[:48]:
                 continue
             content = SseEvent(raw).json["data"]["delta"].get("content") or ()
-            parts.extend([part.get("text") or "" for part in content])
+            parts.extend([part.get("text") or part.get("think") or "" for part in content])
         return "".join(parts)
 
     async def _take_stored_answer(self) -> None:
@@ -299,6 +330,10 @@ class Turns:
             if turn.workspace_id == workspace_id and turn.user_id == user_id and not turn.log.closed:
                 return turn
         return None
+
+    def count_of(self, user_id: UUID) -> int:
+        """How many answers of this person are being read now."""
+        return sum(turn.user_id == user_id and not turn.log.closed for turn in self._turns.values())
 
     @property
     def count(self) -> int:

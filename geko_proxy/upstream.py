@@ -20,6 +20,7 @@ from geko_proxy.upstream_connection import Connection, Lost, UpstreamReply
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+CONTROL_CONNECTIONS = 64  # beyond the limit, for aborts and answers that were let in
 REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS"})  # safe methods, RFC 9110 §9.2.1
 
 
@@ -69,17 +70,19 @@ class Upstream:
         content_length: int | None = None,
         timeout_ms: int | None = None,
         idle_timeout_ms: int | None = None,
+        control: bool = False,
     ) -> UpstreamReply:
         """Send a request; return the reply once its head is there.
 
         target: path and query as they go on the wire. headers: without Host, Content-Length and hop-by-hop ones.
         content_length: bytes of a streamed body, None: chunked. timeout_ms: for the head; idle_timeout_ms: for each
-        pause in the body (0: no limit). Raises UpstreamUnreachable, UpstreamTimeout, UpstreamBusy, UpstreamError.
+        pause in the body (0: no limit). control: GEKO's own call, for which some connections are
+        kept free. Raises UpstreamUnreachable, UpstreamTimeout, UpstreamBusy, UpstreamError.
         """
         head, chunked = self._head(method, target, headers, body, content_length)
         replayable = method in REPLAYABLE and (body is None or isinstance(body, bytes))
         while True:
-            connection = await self._take()
+            connection = await self._take(control)
             reused = connection.used > 0
             idle = self.options.idle_timeout_ms if idle_timeout_ms is None else idle_timeout_ms
             reply = UpstreamReply(connection, method, idle)
@@ -111,7 +114,7 @@ class Upstream:
         elif body is None and method in ("POST", "PUT", "PATCH"):
             lines.append(b"Content-Length: 0")
         head = b"\r\n".join(lines)
-        if head.count(b"\n") != len(lines) or b"\0" in head:
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
             raise ValueError("a header or the target has a line break")
         return head + b"\r\n\r\n", chunked
 
@@ -138,18 +141,19 @@ class Upstream:
         finally:
             if not sending.done():
                 sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
+            await asyncio.gather(sending, return_exceptions=True)
 
-    async def _take(self) -> Connection:
+    async def _take(self, control: bool) -> Connection:
         oldest = monotonic() - self.options.keepalive_timeout_ms / 1000
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed and connection.idle_since > oldest:
                 return connection
             connection.abort()
-        if len(self._open) + self._connecting >= self.options.max_connections:
+        limit = self.options.max_connections + (CONTROL_CONNECTIONS if control else 0)
+        if len(self._open) + self._connecting >= limit:
             await self._wait_for_place()
-            return await self._take()
+            return await self._take(control)
         return await self._connect()
 
     async def _wait_for_place(self) -> None:

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy", "filters.base"),
     ("filters",),
     ("filters.chain", "filters.loader"),
-    ("relay", "client_request", "proxy"),
+    ("relay", "client_request", "failures", "proxy"),
     ("client_api", "admin_api", "console"),
     ("app", "testing"),
     ("server", "demo", "__main__"),

@@ -12,6 +12,7 @@ from geko_proxy.errors import Refused
 S = TypeVar("S", bound="Body")
 
 MAX_NAME_SHOWN = 80
+MAX_SHOWN = 20
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -25,7 +26,8 @@ def parse(kind: type[S], body: Mapping[str, Any]) -> S:
     Raises Refused 400 "invalid_request" with details {field: problem}.
     """
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    problems = {name[:MAX_NAME_SHOWN]: "Unknown field." for name in body if name not in fields}
+    unknown = [name for name in body if name not in fields]
+    problems = {name[:MAX_NAME_SHOWN]: "Unknown field." for name in unknown[:MAX_SHOWN]}
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name not in body:

@@ -57,7 +57,8 @@ class AuthFilter(Filter):
         try:
             identity = self._tokens.verify(token, now)
         except InvalidToken as error:
-            raise unauthorized("invalid_token", str(error)) from None
+            text = "jwt expired" if error.reason == "expired" else "invalid token"  # LibreChat's words
+            raise unauthorized("invalid_token", text) from None
         if not await self._sessions.is_active(identity.tenant_id, identity.session_id):
             raise unauthorized("session_over", "The session is over. Sign in again.")
         self._recent.put(token, identity, stamp)

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
+
+import msgspec
+from cachetools import LRUCache
 
 from geko_proxy.errors import StoreError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.librechat import concurrent_refusal
 from geko_proxy.metering.leases import Busy, Exhausted, Lease, NewTurn, TurnState
-from geko_proxy.metering.ledger import Charge
+from geko_proxy.metering.ledger import Charge, Source
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.windows import month_window
 
@@ -28,6 +33,9 @@ log = logging.getLogger("geko.filters.quota")
 
 HEARTBEAT_S = 15.0  # a lease lives 60 s without one
 RECOVERY_S = 30.0
+MAX_INLINE = 50_000  # characters; more are counted in a thread
+MAX_ID_CHARS = 40
+CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 MAX_STEPS = 8  # a top-up grows to so many steps
 REFUSAL_CODE = "quota_exceeded"
 
@@ -51,10 +59,11 @@ class QuotaOptions:
 class MeteredTurn:
     """One answer: its lease, its meter, and what became of it."""
 
-    __slots__ = ("final", "granted", "lease", "meter", "started", "state", "step")
+    __slots__ = ("final", "granted", "lease", "meter", "need", "started", "state", "step")
 
-    def __init__(self, lease: Lease, meter: TurnMeter, step: int) -> None:
+    def __init__(self, lease: Lease, meter: TurnMeter, step: int, need: int) -> None:
         self.step = step
+        self.need = need
         self.lease = lease
         self.meter = meter
         self.granted = lease.granted
@@ -76,6 +85,7 @@ class QuotaFilter(Filter):
         self._step = options.step
         self._leases = services.leases
         self._turns: dict[Exchange, MeteredTurn] = {}
+        self._contexts: LRUCache[tuple[UUID, str], int] = LRUCache(100_000)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -106,14 +116,15 @@ class QuotaFilter(Filter):
         except ValueError as error:
             raise Refused(400, "invalid_conversation_id", f"conversationId: {error}.") from None
         window = month_window(datetime.now(UTC), exchange.tenant.time_zone)
-        need = self.services.counter.count(str(body.get("text") or ""))
+        need = await self._estimate(body, identity.workspace_id)
         outcome = await self._leases.begin(turn, window, need, self._allowance)
         if isinstance(outcome, Busy):
             raise concurrent_refusal()
         if isinstance(outcome, Exhausted):
             raise exhausted_refusal(outcome, exchange)
         exchange.turn_id = turn.turn_id
-        self._turns[exchange] = MeteredTurn(outcome, TurnMeter(self.services.counter, model), self._step)
+        meter = TurnMeter(self.services.counter, model)
+        self._turns[exchange] = MeteredTurn(outcome, meter, self._step, need)
         return None
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
@@ -142,7 +153,7 @@ class QuotaFilter(Filter):
             on_event(data)
             if "event" not in data:
                 self._note(turn, event, data)
-            if turn.final is None and meter.exceeds(turn.granted):
+            if turn.final is None and turn.state is not TurnState.CUT and meter.exceeds(turn.granted):
                 await self._top_up(exchange, turn)
             return None
 
@@ -158,6 +169,9 @@ class QuotaFilter(Filter):
         charges = turn.meter.finish(turn.final)
         if turn.state is TurnState.CUT:
             charges = within(charges, turn.granted)
+        elif turn.state is TurnState.FAILED and not charges:
+            charges = [unseen(turn)]
+        self._remember(exchange, charges)
         await self._leases.settle(turn.lease, turn.state, charges)
         log.info(
             "%s: turn %s %s, %d tokens",
@@ -166,6 +180,22 @@ class QuotaFilter(Filter):
             turn.state,
             sum(charge.tokens for charge in charges),
         )
+
+    async def _estimate(self, body: dict[str, Any], workspace_id: UUID) -> int:
+        """Tokens of the prompt: every text in the body, and what the conversation held when it was last seen."""
+        texts = "\n".join(long_texts(body))
+        count = self.services.counter.count
+        tokens = count(texts) if len(texts) < MAX_INLINE else await asyncio.to_thread(count, texts)
+        return tokens + self._contexts.get((workspace_id, str(body.get("conversationId"))), 0)
+
+    def _remember(self, exchange: Exchange, charges: Sequence[Charge]) -> None:
+        """Keep the size of a conversation's context for the estimate of its next turn."""
+        reply = exchange.reply
+        if not charges or exchange.user is None or reply is None or reply.body is None:
+            return
+        conversation_id = msgspec.json.decode(reply.body).get("conversationId")
+        size = max(charge.input_tokens + charge.output_tokens for charge in charges)
+        self._contexts[(exchange.user.workspace_id, str(conversation_id))] = size
 
     def _note(self, turn: MeteredTurn, event: SseEvent, data: dict[str, Any]) -> None:
         """Remember how the answer ended; take the usage that a resumed stream brings along."""
@@ -229,9 +259,26 @@ def _conversation_id(body: dict[str, Any]) -> str | None:
     value = body.get("conversationId")
     if value is None or value in ("", "new"):
         return None
-    if not isinstance(value, str):
-        raise ValueError("expected a string")
+    if not isinstance(value, str) or not CONVERSATION_ID.fullmatch(value):
+        raise ValueError("expected letters, digits, - and _, at most 100")
     return value
+
+
+def long_texts(value: Any) -> list[str]:
+    """Every text in a body that is longer than an id, wherever it is: all of them may reach the model."""
+    if isinstance(value, str):
+        return [value] if len(value) > MAX_ID_CHARS else []
+    if isinstance(value, dict):
+        found = [text for key, each in value.items() if key != "text" for text in long_texts(each)]
+        return [*found, str(value["text"])] if isinstance(value.get("text"), str) else found
+    if isinstance(value, list):
+        return [text for each in value for text in long_texts(each)]
+    return []
+
+
+def unseen(turn: MeteredTurn) -> Charge:
+    """The charge of an answer that was started and never seen: its estimated prompt."""
+    return Charge("geko", -3, "chat", "", "", turn.need, 0, estimated=True, source=Source.ESTIMATE)
 
 
 def quota_text(exchange: Exchange, resets_at: datetime) -> str:

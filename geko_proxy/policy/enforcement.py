@@ -31,6 +31,7 @@ Check = Callable[[Exchange, Guard, "Services"], Awaitable[None]]
 
 MCP_PLUGIN: Final = "mcp_"
 CALLABLE_TOOLS: Final = frozenset({"execute_code"})
+MAX_LISTED: Final = 200  # each may cost a call to LibreChat
 AGENT_FIELDS: Final = ("provider", "model")
 MODELS_OF_AGENTS_API: Final = frozenset({"models", "responses/models"})
 
@@ -63,8 +64,8 @@ async def drop_favorites(exchange: Exchange, guard: Guard, services: Services) -
         return
     body = await exchange.request.json()
     listed = body.get("favorites")
-    if not isinstance(listed, list):
-        raise bad_selection("favorites must be a list")
+    if not isinstance(listed, list) or len(listed) > MAX_LISTED:
+        raise bad_selection(f"favorites must be a list of at most {MAX_LISTED}")
     send_body(exchange, {**body, "favorites": await allowed_favorites(listed, guard)})
 
 
