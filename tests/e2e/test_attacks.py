@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from typing import Any
 
 import aiohttp
 import pytest
@@ -53,12 +54,12 @@ async def test_a_cut_answer_holds_no_more_than_was_passed_on(alice: Person) -> N
 async def test_a_prompt_must_fit_wherever_it_hides(alice: Person, where: str) -> None:
     await alice.set_quota(1000)
     long = "word " * 5000
-    fields = {
+    every: dict[str, dict[str, Any]] = {
         "promptPrefix": {"promptPrefix": long},
         "addedConvo": {"addedConvo": {"endpoint": "MockUsage", "model": "gpt-4o", "promptPrefix": long}},
         "quotes": {"quotes": [{"text": long}]},
-    }[where]
-    refused = await alice.post_chat("short", **fields)
+    }
+    refused = await alice.post_chat("short", **every[where])
     assert refused.status == 429
     assert (await alice.usage())["used"] == 0
 
