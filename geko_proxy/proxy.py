@@ -140,11 +140,14 @@ class Proxy:
         try:
             reply = await self.chain.request(exchange)
             if reply is None:
-                reply, turn = await self._start_turn(exchange, request)
-                reply = await self.chain.reply(exchange, reply)
-                if turn is not None:
-                    self._turns.start(turn, lambda: self.chain.finish(exchange))
-                    started = True
+                with self._turns.place_for(exchange.signed_in().user_id, MAX_TURNS) as place:
+                    if not place:
+                        raise too_many_answers()
+                    reply, turn = await self._start_turn(exchange, request)
+                    reply = await self.chain.reply(exchange, reply)
+                    if turn is not None:
+                        self._turns.start(turn, lambda: self.chain.finish(exchange))
+                        started = True
             await reply.read()
             return reply
         finally:
@@ -360,6 +363,11 @@ class Proxy:
                 exchange.request.client_ip,
                 user.user_id if user is not None else "-",
             )
+
+
+def too_many_answers() -> Refused:
+    """One person may not take all of LibreChat's connections."""
+    return Refused(429, "too_many_answers", f"{MAX_TURNS} answers are running already.", retry_after_s=5)
 
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")

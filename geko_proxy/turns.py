@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -313,6 +314,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._turns: dict[tuple[UUID, str], Turn] = {}
+        self._starting: dict[UUID, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def running(self, workspace_id: UUID, conversation_id: str) -> Turn | None:
@@ -331,9 +333,18 @@ class Turns:
                 return turn
         return None
 
-    def count_of(self, user_id: UUID) -> int:
-        """How many answers of this person are being read now."""
-        return sum(turn.user_id == user_id and not turn.log.closed for turn in self._turns.values())
+    @contextmanager
+    def place_for(self, user_id: UUID, most: int) -> Iterator[bool]:
+        """Whether one more answer of this person may start; counts it while it is being started."""
+        running = sum(turn.user_id == user_id and not turn.log.closed for turn in self._turns.values())
+        starting = self._starting.get(user_id, 0)
+        self._starting[user_id] = starting + 1
+        try:
+            yield running + starting < most
+        finally:
+            self._starting[user_id] -= 1
+            if not self._starting[user_id]:
+                del self._starting[user_id]
 
     @property
     def count(self) -> int:

@@ -117,5 +117,5 @@ async def test_a_body_of_unknown_fields_gets_a_short_answer(client: aiohttp.Clie
 async def test_one_person_can_not_run_answers_without_end(alice: Person) -> None:
     answers = await asyncio.gather(*(alice.post_chat("hold [[tokens=1 first_ms=3000]]") for _ in range(40)))
     statuses = [answer.status for answer in answers]
-    assert statuses.count(200) <= 33
+    assert statuses.count(200) <= 32
     assert 429 in statuses
