@@ -107,7 +107,7 @@ async def naive(stage: Stage) -> AsyncIterator[Subject]:
 async def geko(stage: Stage) -> AsyncIterator[Subject]:
     """GEKO as it is shipped, all filters on, with a database of its own and one signed-in user.
 
-    Differs from the shipped settings: a rate limit that never refuses, a large quota, no access log, log level warning.
+    Differs from the shipped settings: limits for one person and address that never refuse, a large quota, no access log, log level warning.
     """
     password = secrets.token_hex(16)
     port = free_port()
@@ -162,6 +162,10 @@ def _settings(upstream_port: int, port: int, dsn: str) -> dict[str, str]:
         "GEKO_LOGGING_LEVEL": "warning",
         "GEKO_FILTER_RATE_LIMIT_LIMIT": NO_LIMIT,
         "GEKO_SERVER_SHUTDOWN_TIMEOUT_S": "1",
+        # the load is one person at one address
+        "GEKO_SERVER_MAX_REQUESTS_PER_ADDRESS": "1000000",
+        "GEKO_SERVER_MAX_ANSWERS_PER_USER": "1000000",
+        "GEKO_LIBRECHAT_MAX_CONNECTIONS": "2048",
         "DATABASE_URL": dsn,
         **{name: secrets.token_hex(32) for name in names},
     }

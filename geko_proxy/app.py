@@ -80,6 +80,8 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             max_upload_bytes=settings.server.max_upload_bytes,
             access_log=settings.server.access_log,
             public_url=settings.server.public_url,
+            max_requests_per_address=settings.server.max_requests_per_address,
+            max_answers_per_user=settings.server.max_answers_per_user,
         )
         await chain.start()
         stack.push_async_callback(chain.stop)

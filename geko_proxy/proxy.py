@@ -37,8 +37,6 @@ access = logging.getLogger("geko.access")
 Endpoint = Callable[[Exchange, web.BaseRequest], Awaitable[Reply | web.StreamResponse]]
 
 MAX_PUBLIC_BODY_BYTES = 16 * 1024  # of requests that need no sign-in
-MAX_IN_FLIGHT = 256  # requests of one client address at the same time: half of LibreChat's connections
-MAX_TURNS = 32  # running answers of one person
 
 
 class Proxy:
@@ -59,7 +57,11 @@ class Proxy:
         max_upload_bytes: int = 512 * 1024 * 1024,
         access_log: bool = True,
         public_url: str = "",
+        max_requests_per_address: int = 256,
+        max_answers_per_user: int = 32,
     ) -> None:
+        self._max_in_flight = max_requests_per_address
+        self._max_turns = max_answers_per_user
         self._public_url = public_url
         self.chain = chain
         self._classifier = classifier
@@ -83,7 +85,7 @@ class Proxy:
         address = exchange.request.client_ip
         self._in_flight[address] = self._in_flight.get(address, 0) + 1
         try:
-            if self._in_flight[address] > MAX_IN_FLIGHT:
+            if self._in_flight[address] > self._max_in_flight:
                 raise Refused(429, "too_many_connections", "Too many requests at once.", retry_after_s=1)
             if exchange.route is Route.CHAT:
                 # a chat message goes on when the client leaves, or its usage would be lost
@@ -140,9 +142,9 @@ class Proxy:
         try:
             reply = await self.chain.request(exchange)
             if reply is None:
-                with self._turns.place_for(exchange.signed_in().user_id, MAX_TURNS) as place:
+                with self._turns.place_for(exchange.signed_in().user_id, self._max_turns) as place:
                     if not place:
-                        raise too_many_answers()
+                        raise too_many_answers(self._max_turns)
                     reply, turn = await self._start_turn(exchange, request)
                     reply = await self.chain.reply(exchange, reply)
                     if turn is not None:
@@ -183,10 +185,6 @@ class Proxy:
     async def _start_turn(self, exchange: Exchange, request: web.BaseRequest) -> tuple[Reply, Turn | None]:
         identity = exchange.signed_in()
         conversation_id = (await exchange.request.json()).get("conversationId")
-        if self._turns.count_of(identity.user_id) >= MAX_TURNS:
-            raise Refused(
-                429, "too_many_answers", f"{MAX_TURNS} answers are running already.", retry_after_s=5
-            )
         if isinstance(conversation_id, str) and conversation_id not in ("", "new"):
             if self._turns.running(identity.workspace_id, conversation_id):
                 raise concurrent_refusal()
@@ -365,9 +363,9 @@ class Proxy:
             )
 
 
-def too_many_answers() -> Refused:
+def too_many_answers(limit: int) -> Refused:
     """One person may not take all of LibreChat's connections."""
-    return Refused(429, "too_many_answers", f"{MAX_TURNS} answers are running already.", retry_after_s=5)
+    return Refused(429, "too_many_answers", f"{limit} answers are running already.", retry_after_s=5)
 
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")

@@ -66,6 +66,14 @@ class ServerSettings:
     max_upload_bytes: int = setting(
         512 * 1024 * 1024, integer(1024), "Largest file upload; LibreChat itself takes 512 MiB."
     )
+    max_requests_per_address: int = setting(
+        256,
+        integer(1),
+        "Most requests of one client address at the same time; streams count while they are open.",
+    )
+    max_answers_per_user: int = setting(
+        32, integer(1), "Most answers of one person that run at the same time."
+    )
     shutdown_timeout_s: int = setting(
         10, integer(0, 3600), "How long running answers may go on after a stop signal."
     )
