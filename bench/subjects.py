@@ -107,7 +107,8 @@ async def naive(stage: Stage) -> AsyncIterator[Subject]:
 async def geko(stage: Stage) -> AsyncIterator[Subject]:
     """GEKO as it is shipped, all filters on, with a database of its own and one signed-in user.
 
-    Differs from the shipped settings: limits for one person and address that never refuse, a large quota, no access log, log level warning.
+    Differs from the shipped settings: limits for one person and address that never refuse,
+    a large quota, no access log, log level warning.
     """
     password = secrets.token_hex(16)
     port = free_port()

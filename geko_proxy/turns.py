@@ -146,7 +146,7 @@ class Turn:
 
     async def _take(self, event: SseEvent) -> None:
         """Pass one event through the filters into the log."""
-        kind = self._note(event)
+        kind = "event" if _TEXT in event.raw[:48] else self._note(event)
         try:
             passed = (event,) if self._hooks is None else await self._hooks.run(event)
         except EndStream as end:
@@ -166,9 +166,6 @@ class Turn:
 
     def _note(self, event: SseEvent) -> str:
         """Remember what later steps need; say whether this is the last event."""
-        raw = event.raw
-        if _TEXT in raw[:48]:
-            return "event"
         if event.name == "error":
             return "error"
         data = event.json

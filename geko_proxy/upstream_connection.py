@@ -278,7 +278,16 @@ class UpstreamReply:
                 raise self._error
             if self.complete:
                 return b""
-            await self._wait()
+            timer = (
+                self._loop.call_later(self._idle_timeout_s, self._time_out) if self._idle_timeout_s else None
+            )
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._buffered = 0
@@ -286,16 +295,6 @@ class UpstreamReply:
             self._paused = False
             self._connection.transport.resume_reading()
         return data
-
-    async def _wait(self) -> None:
-        timer = self._loop.call_later(self._idle_timeout_s, self._time_out) if self._idle_timeout_s else None
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
 
     async def read(self, max_bytes: int) -> bytes:
         """The whole body. Raises UpstreamError when it is longer than `max_bytes`."""
