@@ -311,7 +311,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._turns: dict[tuple[UUID, str], Turn] = {}
-        self._starting: dict[UUID, int] = {}
+        self._taken: dict[UUID, int] = {}  # answers of a person that run or are being started
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def running(self, workspace_id: UUID, conversation_id: str) -> Turn | None:
@@ -333,15 +333,17 @@ class Turns:
     @contextmanager
     def place_for(self, user_id: UUID, most: int) -> Iterator[bool]:
         """Whether one more answer of this person may start; counts it while it is being started."""
-        running = sum(turn.user_id == user_id and not turn.log.closed for turn in self._turns.values())
-        starting = self._starting.get(user_id, 0)
-        self._starting[user_id] = starting + 1
+        taken = self._taken.get(user_id, 0)
+        self._taken[user_id] = taken + 1
         try:
-            yield running + starting < most
+            yield taken < most
         finally:
-            self._starting[user_id] -= 1
-            if not self._starting[user_id]:
-                del self._starting[user_id]
+            self._free(user_id)
+
+    def _free(self, user_id: UUID) -> None:
+        self._taken[user_id] -= 1
+        if not self._taken[user_id]:
+            del self._taken[user_id]
 
     @property
     def count(self) -> int:
@@ -351,6 +353,7 @@ class Turns:
     def start(self, turn: Turn, finished: Callable[[], Awaitable[None]]) -> None:
         """Read the turn in a task of its own; `finished` is awaited once it has ended."""
         self._turns[(turn.workspace_id, turn.stream_id)] = turn
+        self._taken[turn.user_id] = self._taken.get(turn.user_id, 0) + 1
         self.spawn(self._run(turn, finished))
 
     def spawn(self, work: Any) -> asyncio.Task[Any]:
@@ -365,6 +368,7 @@ class Turns:
         try:
             await turn.run(finished)
         finally:
+            self._free(turn.user_id)
             asyncio.get_running_loop().call_later(LINGER_S, self._forget, key, turn)
 
     def _forget(self, key: tuple[UUID, str], turn: Turn) -> None:
