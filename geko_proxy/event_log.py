@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 MAX_PIECE_BYTES = 64 * 1024
 
-Sink = Callable[[bytes], bool]
-"""Takes an event at once; False: no more for now."""
+Sink = Callable[[bytes, int], bool]
+"""Takes events at once, as one piece and their number; False: no more for now."""
 
 
 class EventLog:
@@ -25,9 +25,17 @@ class EventLog:
     def append(self, raw: bytes) -> None:
         """Add an event, give it to those who take it at once, wake the others."""
         self.events.append(raw)
+        self._announce(raw, 1)
+
+    def extend(self, raws: list[bytes]) -> None:
+        """Add events that have come together: a reader gets them in one piece."""
+        self.events += raws
+        self._announce(b"".join(raws), len(raws))
+
+    def _announce(self, piece: bytes, count: int) -> None:
         if self._pushed:
             for pushed in tuple(self._pushed):
-                if not pushed[0](raw):
+                if not pushed[0](piece, count):
                     self._release(pushed)
         if self._waiting:
             self._wake()

@@ -178,10 +178,10 @@ class Push:
         self._chunked = chunked
         self.count = 0
 
-    def __call__(self, raw: bytes) -> bool:
+    def __call__(self, piece: bytes, count: int) -> bool:
         transport = self._transport
         if transport.is_closing():
             return False
-        transport.write(b"%x\r\n%b\r\n" % (len(raw), raw) if self._chunked else raw)
-        self.count += 1
+        transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+        self.count += count
         return transport.get_write_buffer_size() <= self.MAX_BUFFERED_BYTES

@@ -66,6 +66,9 @@ class SseEvent:
         if self._dirty:
             return _encode(self._json)
         if self._data is None:
+            raw = self._raw
+            if raw.startswith(_USUAL) and raw.find(b"\n", _USUAL_BYTES) == len(raw) - 2:
+                return raw[_USUAL_BYTES:-2]
             self._parse()
         return self._data or b""
 
@@ -76,12 +79,8 @@ class SseEvent:
         Raises SseFormatError if the data is not JSON.
         """
         if self._json is None:
-            raw = self._raw
             try:
-                if raw.startswith(_USUAL) and raw.find(b"\n", _USUAL_BYTES) == len(raw) - 2:
-                    self._json = _decode(raw[_USUAL_BYTES:-2])
-                else:
-                    self._json = _decode(self.data)
+                self._json = _decode(self.data)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 self._json = _decode_halves(self.data)
         return self._json
@@ -131,6 +130,19 @@ class SseParser:
         self._at_start = True
         self._max_bytes = max_event_bytes
 
+    def whole(self, data: bytes) -> SseEvent | None:
+        """The event that `data` is: one whole event, with nothing unfinished before it. None: `feed` must look."""
+        if (
+            self._rest
+            or self._at_start
+            or self._after_cr
+            or data.find(b"\n\n") != len(data) - 2
+            or data[0] == 10
+            or b"\r" in data
+        ):
+            return None
+        return SseEvent(data)
+
     def feed(self, data: bytes) -> list[SseEvent]:
         """Take bytes as they were read; return the events they complete, in order.
 
@@ -142,8 +154,6 @@ class SseParser:
             data = self._without_bom(data)
             if self._at_start:
                 return []
-        if not self._rest and data.find(b"\n\n") == len(data) - 2 > 0 and data[0] != 10:
-            return [SseEvent(data)]  # one whole event, as a stream that flows gives
         return [SseEvent(block) for block in self._blocks(data)]
 
     def _blocks(self, data: bytes) -> list[bytes]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from geko_proxy.errors import EndStream, FilterError, UpstreamError
@@ -32,9 +32,18 @@ LINGER_S = 30.0  # a browser that comes after the end still gets the whole answe
 RECONNECTS = 3
 
 _TEXT = b'{"event":"on_message_delta"'
+_USUAL_TEXT = b"event: message\ndata: " + _TEXT  # as most events of an answer begin
 _THINK = b'{"event":"on_reasoning_delta"'
 
 Bearer = Callable[[], Awaitable[str]]
+
+
+class _Begun(NamedTuple):
+    """An event that the filters have seen, and what is left to do: to wait for one of them, or to raise."""
+
+    event: SseEvent
+    waiting: Awaitable[Sequence[SseEvent]] | None
+    error: Exception | None
 
 
 class Turn:
@@ -61,6 +70,9 @@ class Turn:
         self._client = client
         self._bearer = bearer
         self._hooks = hooks
+        self._parser = SseParser()
+        self._begun: _Begun | None = None
+        self._passed: list[bytes] = []
         self._ended = False
         self._last = b""
 
@@ -130,7 +142,8 @@ class Turn:
             await asyncio.sleep(0.2 * 2**attempt)
 
     async def _read(self, reply: UpstreamReply) -> None:
-        parser = SseParser()
+        parser = self._parser = SseParser()
+        reply.tap = self._pass_on
         try:
             while chunk := await reply.read_chunk():
                 events = iter(parser.feed(chunk))
@@ -139,28 +152,72 @@ class Turn:
                     if self._ended:
                         return
                     if self.notice is not None:
+                        reply.tap = None
                         await self._cut(reply, parser, list(events))
                         return
+                self._show()
         finally:
+            reply.tap = None
             reply.close()
+            self._show()
+
+    def _pass_on(self, data: bytes) -> bool:
+        """Take a piece of the stream at once, if it is one whole event of text and no filter has to wait for it.
+
+        False: it is left to `_take`, with what the filters have begun.
+        """
+        if not data.startswith(_USUAL_TEXT):
+            return False
+        event = self._parser.whole(data)
+        if event is None:
+            return False
+        if self._hooks is not None:
+            try:
+                waiting = self._hooks.start(event)
+            except Exception as error:  # noqa: BLE001  # raised again in _take
+                self._begun = _Begun(event, None, error)
+                return False
+            if waiting is not None:
+                self._begun = _Begun(event, waiting, None)
+                return False
+        self.log.append(event.raw)
+        return True
+
+    async def _filtered(self, event: SseEvent) -> Sequence[SseEvent]:
+        if self._hooks is None:
+            return (event,)
+        begun, self._begun = self._begun, None
+        if begun is None:
+            begun = _Begun(event, self._hooks.start(event), None)
+        if begun.error is not None:
+            raise begun.error
+        if begun.waiting is None:
+            return (event,)
+        self._show()  # what has come meanwhile does not wait
+        return await begun.waiting
+
+    def _show(self) -> None:
+        """Put what has been passed on into the log: events that came together stay together."""
+        if self._passed:
+            passed, self._passed = self._passed, []
+            self.log.extend(passed)
 
     async def _take(self, event: SseEvent) -> None:
-        """Pass one event through the filters into the log."""
+        """Pass one event through the filters; `_show` puts it into the log."""
         kind = "event" if _TEXT in event.raw[:48] else self._note(event)
         try:
-            passed = (event,) if self._hooks is None else await self._hooks.run(event)
+            passed = await self._filtered(event)
         except EndStream as end:
-            for last in end.last:
-                self.log.append(last.raw)
+            self._passed.extend([last.raw for last in end.last])
             self.notice = end.notice or "The answer was ended by a rule of this workspace."
             passed = (event,) if kind == "final" else ()
         except FilterError:
             self.notice = "The answer was ended because a check of it failed."
             passed = (event,) if kind == "final" else ()
         if kind == "event":
-            for each in passed:
-                self.log.append(each.raw)
+            self._passed.extend([each.raw for each in passed])
         else:
+            self._show()
             self._last = b"".join(each.raw for each in passed)
             self._ended = True
 
@@ -184,6 +241,7 @@ class Turn:
     async def _cut(self, reply: UpstreamReply, parser: SseParser, left: list[SseEvent]) -> None:
         """End a running answer the one way that LibreChat's client shows and keeps (contract §4.8)."""
         assert self.notice is not None
+        self._show()
         aborting = asyncio.create_task(self.abort())
         try:
             async with asyncio.timeout(FINAL_WAIT_S):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -31,6 +32,8 @@ class Lost(UpstreamUnreachable):
 
 class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time."""
+
+    __slots__ = ("_parser", "_pool", "_writable", "closed", "idle_since", "reply", "transport", "used")
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -122,7 +125,34 @@ class Connection(asyncio.Protocol):
 
 
 class UpstreamReply:
-    """A reply from LibreChat: head, then a body to be read once (`read_chunk`) or given up (`close`)."""
+    """A reply from LibreChat: head, then a body to be read once (`read_chunk`) or given up (`close`).
+
+    tap: sees each piece of the body that comes while `read_chunk` waits; True: it has taken it, so `read_chunk`
+    goes on waiting. Saves a stream of small pieces the change of tasks. It must not raise.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_buffered",
+        "_connection",
+        "_error",
+        "_head_bytes",
+        "_idle_timeout_s",
+        "_loop",
+        "_paused",
+        "_tapped",
+        "_timer",
+        "_until_close",
+        "_waiter",
+        "bodiless",
+        "complete",
+        "head",
+        "headers",
+        "keep_alive",
+        "started",
+        "status",
+        "tap",
+    )
 
     def __init__(self, connection: Connection, method: str, idle_timeout_ms: int) -> None:
         self.status = 0
@@ -142,6 +172,9 @@ class UpstreamReply:
         self._until_close = False
         self._error: UpstreamError | None = None
         self._head_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tapped = False
+        self.tap: Callable[[bytes], bool] | None = None
 
     # called by httptools, in this order
 
@@ -178,6 +211,9 @@ class UpstreamReply:
     def on_body(self, data: bytes) -> None:
         if self.bodiless:
             raise UpstreamError("LibreChat sent a body where none may be")
+        if self.tap is not None and self._waiter is not None and not self._buffer and self.tap(data):
+            self._tapped = True
+            return
         self._buffer.append(data)
         self._buffered += len(data)
 
@@ -212,7 +248,8 @@ class UpstreamReply:
                 transport.pause_reading()
         if self.complete:
             self._done()
-        self._wake()
+        if self.complete or self._buffer:
+            self._wake()
 
     def connection_lost(self) -> None:
         if self.complete:
@@ -278,16 +315,16 @@ class UpstreamReply:
                 raise self._error
             if self.complete:
                 return b""
-            timer = (
-                self._loop.call_later(self._idle_timeout_s, self._time_out) if self._idle_timeout_s else None
-            )
+            if self._idle_timeout_s:
+                self._timer = self._loop.call_later(self._idle_timeout_s, self._look_for_silence)
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-                if timer is not None:
-                    timer.cancel()
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._buffered = 0
@@ -295,6 +332,13 @@ class UpstreamReply:
             self._paused = False
             self._connection.transport.resume_reading()
         return data
+
+    def _look_for_silence(self) -> None:
+        if not self._tapped:
+            self._time_out()
+            return
+        self._tapped = False
+        self._timer = self._loop.call_later(self._idle_timeout_s, self._look_for_silence)
 
     async def read(self, max_bytes: int) -> bytes:
         """The whole body. Raises UpstreamError when it is longer than `max_bytes`."""

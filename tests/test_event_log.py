@@ -47,7 +47,7 @@ async def pushed(log: EventLog, patience: int) -> bytes:
                 return seen
             taken: list[bytes] = []
 
-            def sink(raw: bytes, taken: list[bytes] = taken) -> bool:
+            def sink(raw: bytes, count: int, taken: list[bytes] = taken) -> bool:
                 taken.append(raw)
                 return len(taken) < patience
 
@@ -58,7 +58,7 @@ async def pushed(log: EventLog, patience: int) -> bytes:
 
 async def test_a_reader_that_leaves_is_forgotten() -> None:
     log = EventLog()
-    reader = asyncio.create_task(log.push(lambda raw: True))
+    reader = asyncio.create_task(log.push(lambda raw, count: True))
     await asyncio.sleep(0)
     reader.cancel()
     await asyncio.gather(reader, return_exceptions=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from geko_proxy.errors import EndStream, FilterError, Refused, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Route
-from geko_proxy.filters.base import EventHook, Failure, Filter
+from geko_proxy.filters.base import EventHook, Failure, Filter, Passed
 from geko_proxy.sse import SseEvent
 
 log = logging.getLogger("geko.filters")
@@ -29,6 +30,9 @@ class Entry:
     filter: Filter
     failure: Failure
     timeout_ms: int | None = None
+
+
+_Subscribed = tuple[Entry, EventHook]
 
 
 @dataclass(slots=True)
@@ -127,7 +131,7 @@ class Chain:
 
     def events(self, exchange: Exchange) -> EventHooks | None:
         """Ask each filter once whether it wants this stream's events; None: nobody does."""
-        subscribed: list[tuple[Entry, EventHook]] = []
+        subscribed: list[_Subscribed] = []
         for entry in self._hooks[exchange.route].stream:
             try:
                 hook = entry.filter.on_stream(exchange)
@@ -158,34 +162,54 @@ class Chain:
 class EventHooks:
     """The event hooks of one stream, in the order in which events pass them (bottom to top)."""
 
-    def __init__(self, chain: Chain, exchange: Exchange, hooks: list[tuple[Entry, EventHook]]) -> None:
+    __slots__ = ("_chain", "_exchange", "_hooks")
+
+    def __init__(self, chain: Chain, exchange: Exchange, hooks: list[_Subscribed]) -> None:
         self._chain = chain
         self._exchange = exchange
-        self._hooks = hooks
+        self._hooks = tuple(hooks)
 
     async def run(self, event: SseEvent) -> Sequence[SseEvent]:
         """Pass an event through all hooks. Raises EndStream, and FilterError for a closed filter's failure."""
+        waiting = self.start(event)
+        return (event,) if waiting is None else await waiting
+
+    def start(self, event: SseEvent) -> Coroutine[Any, Any, Sequence[SseEvent]] | None:
+        """Pass an event through the hooks without waiting. None: it has passed them all and goes on as it stands.
+
+        Else a hook has to wait, or gave other events: await what is returned for the events to pass on.
+        Raises as `run`.
+        """
         hooks = self._hooks
-        if len(hooks) == 1:
+        for number, subscribed in enumerate(hooks):
             try:
-                instead = await hooks[0][1](event)
+                given = subscribed[1](event)
             except (EndStream, *_DECISIONS):
                 raise
             except Exception as error:  # noqa: BLE001  # the filter's policy decides
-                self._failed(hooks[0], error)
-                return (event,)
-            return (event,) if instead is None else instead
-        events: Sequence[SseEvent] = (event,)
-        for subscribed in tuple(self._hooks):
-            passed: list[SseEvent] = []
-            for each in events:
-                passed.extend(await self._one(subscribed, each))
-            events = passed
+                self._failed(subscribed, error)
+                continue
+            if given is not None:
+                return self._go_on(subscribed, given, event, hooks[number + 1 :])
+        return None
+
+    async def _go_on(
+        self,
+        subscribed: _Subscribed,
+        given: Passed | Awaitable[Passed],
+        event: SseEvent,
+        left: Sequence[_Subscribed],
+    ) -> Sequence[SseEvent]:
+        """Take what a hook gave for an event, and pass it through the hooks that are left."""
+        events = await self._taken(subscribed, event, lambda _: given)
+        for each in left:
+            events = [out for one in events for out in await self._taken(each, one, each[1])]
         return events
 
-    async def _one(self, subscribed: tuple[Entry, EventHook], event: SseEvent) -> Sequence[SseEvent]:
+    async def _taken(self, subscribed: _Subscribed, event: SseEvent, hook: EventHook) -> Sequence[SseEvent]:
         try:
-            instead = await subscribed[1](event)
+            given = hook(event)
+            instead = await given if isinstance(given, Awaitable) else given
         except (EndStream, *_DECISIONS):
             raise
         except Exception as error:  # noqa: BLE001  # the filter's policy decides
@@ -193,6 +217,6 @@ class EventHooks:
             return (event,)
         return (event,) if instead is None else instead
 
-    def _failed(self, subscribed: tuple[Entry, EventHook], error: Exception) -> None:
+    def _failed(self, subscribed: _Subscribed, error: Exception) -> None:
         self._chain._failed(subscribed[0], "event hook", self._exchange, error)
-        self._hooks = [each for each in self._hooks if each is not subscribed]
+        self._hooks = tuple(each for each in self._hooks if each is not subscribed)

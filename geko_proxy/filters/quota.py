@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +24,7 @@ from geko_proxy.librechat import concurrent_refusal
 from geko_proxy.metering.leases import Busy, Exhausted, Lease, NewTurn, TurnState
 from geko_proxy.metering.ledger import Charge, Source
 from geko_proxy.metering.meter import TurnMeter
+from geko_proxy.metering.usage_events import step_and_text
 from geko_proxy.metering.windows import month_window
 
 if TYPE_CHECKING:
@@ -144,17 +145,20 @@ class QuotaFilter(Filter):
         if turn is None:
             return None
         meter = turn.meter
-        on_event = meter.on_event
 
-        async def count(event: SseEvent) -> Sequence[SseEvent] | None:
-            data = event.json
-            if type(data) is not dict:
-                return None
-            on_event(data)
-            if "event" not in data:
-                self._note(turn, event, data)
-            if turn.final is None and turn.state is not TurnState.CUT and meter.exceeds(turn.granted):
-                await self._top_up(exchange, turn)
+        def count(event: SseEvent) -> Awaitable[None] | None:
+            delta = step_and_text(event.data)
+            if delta is not None:
+                meter.on_text(*delta)
+            else:
+                data = event.json
+                if type(data) is not dict:
+                    return None
+                meter.on_event(data)
+                if "event" not in data:
+                    self._note(turn, data)
+            if meter.exceeds(turn.granted) and turn.final is None and turn.state is not TurnState.CUT:
+                return self._top_up(exchange, turn)
             return None
 
         return count
@@ -197,7 +201,7 @@ class QuotaFilter(Filter):
         size = max(charge.input_tokens + charge.output_tokens for charge in charges)
         self._contexts[(exchange.user.workspace_id, str(conversation_id))] = size
 
-    def _note(self, turn: MeteredTurn, event: SseEvent, data: dict[str, Any]) -> None:
+    def _note(self, turn: MeteredTurn, data: dict[str, Any]) -> None:
         """Remember how the answer ended; take the usage that a resumed stream brings along."""
         if data.get("final"):
             turn.final = data

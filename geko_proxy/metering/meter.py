@@ -82,6 +82,11 @@ class TurnMeter:
         """What providers have reported so far, each call once."""
         return list(self._charges.values())
 
+    def on_text(self, step: str, text: str) -> None:
+        """Take the text of an on_message_delta or on_reasoning_delta, the short way; step: its id."""
+        if text:
+            self._calls.add_text(step, text)
+
     def on_event(self, event: Mapping[str, Any]) -> None:
         """Take the next event of the turn's stream, decoded; events that say nothing about usage are passed over.
 
