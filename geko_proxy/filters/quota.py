@@ -38,6 +38,8 @@ MAX_INLINE = 50_000  # characters; more are counted in a thread
 MAX_ID_CHARS = 40
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 MAX_STEPS = 8  # a top-up grows to so many steps
+MAX_RESERVE = 100  # tokens
+COUNT_STEP = 64  # bytes of text, at least, between two counts while the grant is not in danger
 REFUSAL_CODE = "quota_exceeded"
 
 
@@ -60,17 +62,50 @@ class QuotaOptions:
 class MeteredTurn:
     """One answer: its lease, its meter, and what became of it."""
 
-    __slots__ = ("final", "granted", "lease", "meter", "need", "started", "state", "step")
+    __slots__ = (
+        "ahead",
+        "dry",
+        "final",
+        "granted",
+        "lease",
+        "look_at",
+        "meter",
+        "need",
+        "started",
+        "state",
+        "step",
+    )
 
     def __init__(self, lease: Lease, meter: TurnMeter, step: int, need: int) -> None:
         self.step = step
         self.need = need
+        self.ahead: asyncio.Task[None] | None = None  # the top-up that is under way while the answer goes on
+        self.dry = False  # there was less than a step left: nothing is leased ahead any more
         self.lease = lease
         self.meter = meter
         self.granted = lease.granted
         self.started = False
         self.final: dict[str, Any] | None = None
         self.state = TurnState.FAILED
+        self.look_at = 0
+        self.look_later()
+
+    def look_later(self) -> None:
+        """Set `look_at`: what the meter's upper bound must pass before counting is worth while again."""
+        early = 0 if self.dry or self.ahead is not None else self.reserve
+        self.look_at = min(self.granted, max(self.granted - early, self.meter.consumed + COUNT_STEP))
+
+    @property
+    def reserve(self) -> int:
+        """Tokens that are left when more is leased: about a second of a fast model."""
+        return min(self.step // 2, MAX_RESERVE)
+
+    def add(self, wanted: int, granted: int, first_step: int) -> None:
+        """Book a top-up: a long answer asks less often, as long as there is plenty."""
+        self.granted += granted
+        self.dry = granted < wanted
+        self.step = first_step if self.dry else min(self.step * 2, first_step * MAX_STEPS)
+        self.look_later()
 
 
 class QuotaFilter(Filter):
@@ -157,8 +192,8 @@ class QuotaFilter(Filter):
                 meter.on_event(data)
                 if "event" not in data:
                     self._note(turn, data)
-            if meter.exceeds(turn.granted) and turn.final is None and turn.state is not TurnState.CUT:
-                return self._top_up(exchange, turn)
+            if meter.at_most > turn.look_at and turn.final is None and turn.state is not TurnState.CUT:
+                return self._look(exchange, turn)
             return None
 
         return count
@@ -170,6 +205,8 @@ class QuotaFilter(Filter):
         if not turn.started:
             await self._leases.release(turn.lease)
             return
+        if turn.ahead is not None:
+            await asyncio.wait((turn.ahead,))
         charges = turn.meter.finish(turn.final)
         if turn.state is TurnState.CUT:
             charges = within(charges, turn.granted)
@@ -213,14 +250,36 @@ class QuotaFilter(Filter):
             for each in usage if isinstance(usage, list) else ():
                 turn.meter.on_event({"event": "on_token_usage", "data": each})
 
+    def _look(self, exchange: Exchange, turn: MeteredTurn) -> Awaitable[None] | None:
+        """Count. Lease ahead when the grant is nearly used up; make the stream wait only when it is."""
+        left = turn.granted - turn.meter.consumed
+        if left < 0:
+            return self._top_up(exchange, turn)
+        if left <= turn.reserve and not turn.dry and turn.ahead is None:
+            turn.ahead = asyncio.create_task(self._lease_ahead(turn))
+        turn.look_later()
+        return None
+
+    async def _lease_ahead(self, turn: MeteredTurn) -> None:
+        wanted, granted = turn.step, 0
+        try:
+            granted = await self._leases.top_up(turn.lease, wanted, turn.meter.consumed)
+        except Exception as error:  # noqa: BLE001  # the answer goes on with what it has
+            log.warning("turn %s: nothing leased ahead: %s", turn.lease.turn_id, error)
+        finally:
+            turn.ahead = None
+            turn.add(wanted, granted, self._step)
+
     async def _top_up(self, exchange: Exchange, turn: MeteredTurn) -> None:
         """Lease what the event at hand needs, and a step more; end the stream when there is not enough."""
+        if turn.ahead is not None:
+            await asyncio.wait((turn.ahead,))
         missing = turn.meter.consumed - turn.granted
+        if missing <= 0:
+            return
         wanted = missing + turn.step
         granted = await self._leases.top_up(turn.lease, wanted, turn.meter.consumed)
-        turn.granted += granted
-        # a long answer asks less often, as long as there is plenty
-        turn.step = min(turn.step * 2, self._step * MAX_STEPS) if granted == wanted else self._step
+        turn.add(wanted, granted, self._step)
         if granted < missing:
             turn.state = TurnState.CUT
             log.info("%s: turn %s is cut: the quota is used up", exchange.id, turn.lease.turn_id)

@@ -73,9 +73,10 @@ class TurnMeter:
         """
         return self._reported + self._calls.estimate
 
-    def exceeds(self, tokens: int) -> bool:
-        """Whether `consumed` is more than that many tokens: exact, and cheap to ask at every event."""
-        return self._reported + self._calls.at_most > tokens and self.consumed > tokens
+    @property
+    def at_most(self) -> int:
+        """An upper bound of `consumed` that is known without counting: cheap to ask at every event."""
+        return self._reported + self._calls.at_most
 
     @property
     def charges(self) -> list[Charge]:
