@@ -30,7 +30,7 @@ class EventLog:
     def extend(self, raws: list[bytes]) -> None:
         """Add events that have come together: a reader gets them in one piece."""
         self.events += raws
-        self._announce(b"".join(raws), len(raws))
+        self._announce(raws[0] if len(raws) == 1 else b"".join(raws), len(raws))
 
     def _announce(self, piece: bytes, count: int) -> None:
         if self._pushed:

@@ -143,7 +143,7 @@ class Turn:
 
     async def _read(self, reply: UpstreamReply) -> None:
         parser = self._parser = SseParser()
-        reply.tap = self._pass_on
+        reply.tap = self
         try:
             while chunk := await reply.read_chunk():
                 events = iter(parser.feed(chunk))
@@ -155,13 +155,13 @@ class Turn:
                         reply.tap = None
                         await self._cut(reply, parser, list(events))
                         return
-                self._show()
+                self.flush()
         finally:
             reply.tap = None
             reply.close()
-            self._show()
+            self.flush()
 
-    def _pass_on(self, data: bytes) -> bool:
+    def take(self, data: bytes) -> bool:
         """Take a piece of the stream at once, if it is one whole event of text and no filter has to wait for it.
 
         False: it is left to `_take`, with what the filters have begun.
@@ -180,7 +180,7 @@ class Turn:
             if waiting is not None:
                 self._begun = _Begun(event, waiting, None)
                 return False
-        self.log.append(event.raw)
+        self._passed.append(event.raw)
         return True
 
     async def _filtered(self, event: SseEvent) -> Sequence[SseEvent]:
@@ -193,17 +193,18 @@ class Turn:
             raise begun.error
         if begun.waiting is None:
             return (event,)
-        self._show()  # what has come meanwhile does not wait
+        self.flush()  # what has come meanwhile does not wait
         return await begun.waiting
 
-    def _show(self) -> None:
+    def flush(self) -> None:
         """Put what has been passed on into the log: events that came together stay together."""
-        if self._passed:
-            passed, self._passed = self._passed, []
+        passed = self._passed
+        if passed:
+            self._passed = []
             self.log.extend(passed)
 
     async def _take(self, event: SseEvent) -> None:
-        """Pass one event through the filters; `_show` puts it into the log."""
+        """Pass one event through the filters; `flush` puts it into the log."""
         kind = "event" if _TEXT in event.raw[:48] else self._note(event)
         try:
             passed = await self._filtered(event)
@@ -217,7 +218,7 @@ class Turn:
         if kind == "event":
             self._passed.extend([each.raw for each in passed])
         else:
-            self._show()
+            self.flush()
             self._last = b"".join(each.raw for each in passed)
             self._ended = True
 
@@ -241,7 +242,7 @@ class Turn:
     async def _cut(self, reply: UpstreamReply, parser: SseParser, left: list[SseEvent]) -> None:
         """End a running answer the one way that LibreChat's client shows and keeps (contract §4.8)."""
         assert self.notice is not None
-        self._show()
+        self.flush()
         aborting = asyncio.create_task(self.abort())
         try:
             async with asyncio.timeout(FINAL_WAIT_S):

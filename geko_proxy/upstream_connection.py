@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -24,6 +23,16 @@ class Pool(Protocol):
 
     def forget(self, connection: Connection) -> None:
         """Drop a closed connection."""
+
+
+class Tap(Protocol):
+    """Takes small pieces of a body where they arrive: `read_chunk` would cost a change of tasks for each."""
+
+    def take(self, data: bytes) -> bool:
+        """Take a piece; False: it is left to `read_chunk`. Must not raise."""
+
+    def flush(self) -> None:
+        """No more pieces have come for now. Must not raise."""
 
 
 class Lost(UpstreamUnreachable):
@@ -127,8 +136,7 @@ class Connection(asyncio.Protocol):
 class UpstreamReply:
     """A reply from LibreChat: head, then a body to be read once (`read_chunk`) or given up (`close`).
 
-    tap: sees each piece of the body that comes while `read_chunk` waits; True: it has taken it, so `read_chunk`
-    goes on waiting. Saves a stream of small pieces the change of tasks. It must not raise.
+    tap: takes pieces of the body that come while `read_chunk` waits.
     """
 
     __slots__ = (
@@ -174,7 +182,7 @@ class UpstreamReply:
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tapped = False
-        self.tap: Callable[[bytes], bool] | None = None
+        self.tap: Tap | None = None
 
     # called by httptools, in this order
 
@@ -211,7 +219,7 @@ class UpstreamReply:
     def on_body(self, data: bytes) -> None:
         if self.bodiless:
             raise UpstreamError("LibreChat sent a body where none may be")
-        if self.tap is not None and self._waiter is not None and not self._buffer and self.tap(data):
+        if self.tap is not None and self._waiter is not None and not self._buffer and self.tap.take(data):
             self._tapped = True
             return
         self._buffer.append(data)
@@ -246,6 +254,8 @@ class UpstreamReply:
             if transport is not None and not self.complete:
                 self._paused = True
                 transport.pause_reading()
+        if self._tapped and self.tap is not None:
+            self.tap.flush()
         if self.complete:
             self._done()
         if self.complete or self._buffer:
