@@ -39,7 +39,8 @@ from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
 from geko_proxy.storage.invalidation import Invalidation
 from geko_proxy.storage.migrations import pending
-from geko_proxy.turns import Turn, Turns
+from geko_proxy.turn import Turn
+from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream, UpstreamOptions
 from geko_proxy.workspaces.audit import Audit
 from geko_proxy.workspaces.config import WorkspaceConfigStore

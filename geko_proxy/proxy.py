@@ -24,7 +24,8 @@ from geko_proxy.filters.chain import Chain
 from geko_proxy.headers import cookies_for_librechat, is_same_origin, reply_headers, request_headers
 from geko_proxy.librechat import Classifier, concurrent_refusal, refusal_in_event_text
 from geko_proxy.routing import BadPath, normalise_path
-from geko_proxy.turns import Turn, Turns
+from geko_proxy.turn import Turn
+from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream
 
 if TYPE_CHECKING:

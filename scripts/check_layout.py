@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "sse", "headers", "exchange", "routing", "librechat", "logs", "config", "event_log"),
     ("storage",),
     ("accounts", "workspaces", "metering", "upstream", "upstream_connection", "librechat_client"),
-    ("turns", "services"),
+    ("turn", "turns", "services"),
     ("policy", "filters.base"),
     ("filters",),
     ("filters.chain", "filters.loader"),

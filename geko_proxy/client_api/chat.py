@@ -17,7 +17,7 @@ from geko_proxy.exchange import Exchange, Reply
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.relay import ClientLeft, secure_headers
 from geko_proxy.sse import SseParser
-from geko_proxy.turns import Turn
+from geko_proxy.turn import Turn
 
 if TYPE_CHECKING:
     from geko_proxy.services import Services

@@ -23,7 +23,7 @@ from geko_proxy.metering.tokens import TokenCounter
 from geko_proxy.relay import ClientLeft
 from geko_proxy.services import Services
 from geko_proxy.sse import SseEvent, SseParser
-from geko_proxy.turns import Turn
+from geko_proxy.turn import Turn
 
 HISTORY = [{"messageId": "last", "isCreatedByUser": False, "endpoint": "Mock", "model": "gpt-4o"}]
 
