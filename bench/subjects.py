@@ -152,6 +152,7 @@ async def _register(dsn: str, password: str) -> None:
 def _settings(upstream_port: int, port: int, dsn: str) -> dict[str, str]:
     names = (
         "GEKO_AUTH_JWT_SECRET",
+        "GEKO_AUTH_ENCRYPTION_SECRET",
         "GEKO_LIBRECHAT_JWT_SECRET",
         "GEKO_LIBRECHAT_JWT_REFRESH_SECRET",
         "GEKO_LIBRECHAT_SHADOW_SECRET",

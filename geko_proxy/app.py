@@ -12,7 +12,9 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
+from geko_proxy.accounts.one_time_tokens import OneTimeTokens
 from geko_proxy.accounts.registration import Registration
+from geko_proxy.accounts.sealing import Sealer
 from geko_proxy.accounts.sessions import Sessions
 from geko_proxy.accounts.shadow import (
     Credentials,
@@ -30,6 +32,7 @@ from geko_proxy.exchange import Exchange
 from geko_proxy.filters.loader import load_chain
 from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
+from geko_proxy.mail import open_mailer
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.quotas import QuotaStore
 from geko_proxy.metering.reports import Reports
@@ -126,6 +129,8 @@ def _services(
         settings=settings,
         database=database,
         redis=redis,
+        mailer=open_mailer(settings),
+        sealer=Sealer(auth.encryption_secret),
         client=client,
         users=UserStore(database),
         registration=Registration(database),
@@ -135,6 +140,7 @@ def _services(
         tokens=AccessTokens(
             auth.jwt_secret, issuer=auth.issuer, audience=auth.audience, ttl_s=auth.access_token_ttl_s
         ),
+        one_time_tokens=OneTimeTokens(database),
         shadows=ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords)),
         shadow_store=shadow_store,
         tenants=TenantStore(database, invalidation),

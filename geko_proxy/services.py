@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from geko_proxy.accounts.one_time_tokens import OneTimeTokens
     from geko_proxy.accounts.registration import Registration
+    from geko_proxy.accounts.sealing import Sealer
     from geko_proxy.accounts.sessions import Sessions
     from geko_proxy.accounts.shadow import ShadowAccounts
     from geko_proxy.accounts.shadow_store import ShadowStore
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from geko_proxy.accounts.users import UserStore
     from geko_proxy.config import Settings
     from geko_proxy.librechat_client import LibreChatClient
+    from geko_proxy.mail import Mailer
     from geko_proxy.metering.leases import Leases
     from geko_proxy.metering.quotas import QuotaStore
     from geko_proxy.metering.reports import Reports
@@ -32,16 +35,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The stores and clients of one running GEKO. redis: None without a Redis."""
+    """The stores and clients of one running GEKO. redis: None without a Redis; mailer: None when mail is off."""
 
     settings: Settings
     database: Database
     redis: Redis | None
+    mailer: Mailer | None
+    sealer: Sealer
     client: LibreChatClient
     users: UserStore
     registration: Registration
     sessions: Sessions
     tokens: AccessTokens
+    one_time_tokens: OneTimeTokens
     shadows: ShadowAccounts
     shadow_store: ShadowStore
     tenants: TenantStore

@@ -19,6 +19,7 @@ from geko_proxy.config.sources import _unquote, read_dotenv
 ROOT = Path(__file__).parents[1]
 STRONG = {
     "GEKO_AUTH_JWT_SECRET": "a3f1c5d7e9b2406880aa11bb22cc33dd",
+    "GEKO_AUTH_ENCRYPTION_SECRET": "e3f1c5d7e9b2406880aa11bb22cc33dd",
     "GEKO_LIBRECHAT_SHADOW_SECRET": "b3f1c5d7e9b2406880aa11bb22cc33dd",
     "LIBRECHAT_JWT_SECRET": "c3f1c5d7e9b2406880aa11bb22cc33dd",
     "LIBRECHAT_JWT_REFRESH_SECRET": "d3f1c5d7e9b2406880aa11bb22cc33dd",
@@ -100,6 +101,8 @@ def test_every_setting_can_be_set_by_each_of_its_variables(item: SettingDescript
         '"mint"': "login",
         '"refuse"': "pass",
         '"debug"': "error",
+        '"off"': "smtp",
+        '"starttls"': "tls",
         '"text"': "json",
     }
     sample = next((text for start, text in samples.items() if item.expected.startswith(start)), "other")

@@ -50,6 +50,12 @@ update sessions set revoked_at = now()
 where tenant_id = $1 and session_id = $2 and revoked_at is null"""
 
 
+REVOKE_OTHERS: Final = """
+update sessions set revoked_at = now()
+where tenant_id = $1 and user_id = $2 and session_id is distinct from $3 and revoked_at is null and expires_at > now()
+returning session_id"""
+
+
 class InvalidSession(GekoError):
     """The refresh token belongs to no session, or to one that has expired or was revoked."""
 
@@ -191,6 +197,16 @@ class Sessions:
             await scope.execute(REVOKE, session_id)
             await self._announce(scope, key)
         self._families.drop(key)
+
+    async def revoke_others(self, tenant_id: UUID, user_id: UUID, keep: UUID | None = None) -> int:
+        """Ends all sessions of a user but one (None: all), on all instances at once; returns how many."""
+        async with self._database.tenant(tenant_id) as scope:
+            rows = await scope.fetch(REVOKE_OTHERS, user_id, keep)
+            for row in rows:
+                await self._announce(scope, cache_key(tenant_id, row["session_id"]))
+        for row in rows:
+            self._families.drop(cache_key(tenant_id, row["session_id"]))
+        return len(rows)
 
     async def find(self, refresh_token: str) -> Session | None:
         """The session of a refresh token that `rotate` would accept, without rotating."""

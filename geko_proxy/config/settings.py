@@ -175,6 +175,9 @@ class AuthSettings:
     """GEKO's own accounts and tokens."""
 
     jwt_secret: str = setting("", text(), "Key that signs GEKO's access tokens.", secret=True)
+    encryption_secret: str = setting(
+        "", text(), "Key that encrypts what GEKO keeps for others: providers' tokens, TOTP keys.", secret=True
+    )
     issuer: str = setting("geko", text(), "The iss claim of access tokens.")
     audience: str = setting("geko", text(), "The aud claim of access tokens.")
     access_token_ttl_s: int = setting(
@@ -190,6 +193,27 @@ class AuthSettings:
     default_token_limit: int = setting(
         1_000_000, integer(0), "Tokens a month of a new tenant's first workspace; 0: unlimited."
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailSettings:
+    """How GEKO sends mail: links to set a password, to confirm an address, and invitations."""
+
+    transport: str = setting(
+        "off",
+        choice("off", "smtp", "folder"),
+        "off: GEKO sends no mail; smtp: over a mail server; folder: into server.home/mail and the log, to develop.",
+    )
+    sender: str = setting("GEKO <geko@localhost>", text(), "The From address.")
+    smtp_host: str = setting("", text(), "Mail server; needed by smtp.")
+    smtp_port: int = setting(587, integer(1, 65535), "Its port.")
+    smtp_security: str = setting(
+        "starttls",
+        choice("starttls", "tls", "none"),
+        "How the connection is encrypted; none only on one machine.",
+    )
+    smtp_username: str = setting("", text(), "Account on the mail server; empty: none.")
+    smtp_password: str = setting("", text(), "Its password.", secret=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +255,7 @@ class Settings:
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     redis: RedisSettings = field(default_factory=RedisSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
+    mail: MailSettings = field(default_factory=MailSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     filters: tuple[FilterSettings, ...] = DEFAULT_FILTERS
 
@@ -250,6 +275,7 @@ class Settings:
     def _secret_problems(self) -> Iterator[str]:
         needed = {
             "auth.jwt_secret": self.auth.jwt_secret,
+            "auth.encryption_secret": self.auth.encryption_secret,
             "librechat.shadow_secret": self.librechat.shadow_secret,
         }
         if self.librechat.identity == "mint":
@@ -271,6 +297,7 @@ SECTIONS: dict[str, type[Any]] = {
     "database": DatabaseSettings,
     "redis": RedisSettings,
     "auth": AuthSettings,
+    "mail": MailSettings,
     "logging": LoggingSettings,
 }
 

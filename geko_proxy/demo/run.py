@@ -45,17 +45,22 @@ class DemoState:
     librechat_jwt_secret: str
     librechat_jwt_refresh_secret: str
     password: str
+    encryption_secret: str = ""  # homes of earlier versions have none
 
     @classmethod
     def load(cls, home: Path) -> DemoState:
         """Read the state, or make one; only its owner may read the file."""
         path = home / "demo.json"
         if path.exists():
-            return msgspec.json.decode(path.read_bytes(), type=cls)
-        home.mkdir(parents=True, exist_ok=True)
-        auth, shadow, jwt, refresh = (secrets.token_hex(32) for _ in range(4))
-        state = cls(auth, shadow, jwt, refresh, f"geko-{secrets.token_hex(4)}")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            state = msgspec.json.decode(path.read_bytes(), type=cls)
+            if state.encryption_secret:
+                return state
+            state = dataclasses.replace(state, encryption_secret=secrets.token_hex(32))
+        else:
+            home.mkdir(parents=True, exist_ok=True)
+            auth, encryption, shadow, jwt, refresh = (secrets.token_hex(32) for _ in range(5))
+            state = cls(auth, shadow, jwt, refresh, f"geko-{secrets.token_hex(4)}", encryption)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.encode(state))
         return state
@@ -117,11 +122,16 @@ async def _embedded(home: Path) -> AsyncIterator[str]:
 
 
 def _with_defaults(settings: Settings, state: DemoState, dsn: str) -> Settings:
-    auth, librechat = settings.auth, settings.librechat
+    auth, librechat, mail = settings.auth, settings.librechat, settings.mail
     return dataclasses.replace(
         settings,
         database=dataclasses.replace(settings.database, url=dsn),
-        auth=dataclasses.replace(auth, jwt_secret=auth.jwt_secret or state.auth_jwt_secret),
+        auth=dataclasses.replace(
+            auth,
+            jwt_secret=auth.jwt_secret or state.auth_jwt_secret,
+            encryption_secret=auth.encryption_secret or state.encryption_secret,
+        ),
+        mail=dataclasses.replace(mail, transport="folder" if mail.transport == "off" else mail.transport),
         librechat=dataclasses.replace(
             librechat, shadow_secret=librechat.shadow_secret or state.shadow_secret
         ),

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LISTENING = re.compile(r"listening on (http://\S+)")
 START_TIMEOUT_S = 30.0
 
-JWT_SECRET, JWT_REFRESH_SECRET, SHADOW_SECRET, AUTH_SECRET = (
-    hashlib.sha256(name).hexdigest() for name in (b"jwt", b"refresh", b"shadow", b"auth")
+JWT_SECRET, JWT_REFRESH_SECRET, SHADOW_SECRET, AUTH_SECRET, ENCRYPTION_SECRET = (
+    hashlib.sha256(name).hexdigest() for name in (b"jwt", b"refresh", b"shadow", b"auth", b"encryption")
 )
 
 
@@ -83,6 +83,7 @@ def geko_environment(dsn: str, librechat_url: str, **settings: str) -> dict[str,
         "LIBRECHAT_JWT_REFRESH_SECRET": JWT_REFRESH_SECRET,
         "GEKO_LIBRECHAT_SHADOW_SECRET": SHADOW_SECRET,
         "GEKO_AUTH_JWT_SECRET": AUTH_SECRET,
+        "GEKO_AUTH_ENCRYPTION_SECRET": ENCRYPTION_SECRET,
         "GEKO_SERVER_PORT": "0",
         "GEKO_FILTER_RATE_LIMIT_LIMIT": "100000",
         **settings,
