@@ -26,6 +26,8 @@ from geko_proxy.accounts.shadow import (
 from geko_proxy.accounts.shadow_store import ShadowStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
+from geko_proxy.admin_api.access import guarded
+from geko_proxy.client_api.openapi import with_document
 from geko_proxy.config import Settings
 from geko_proxy.errors import ConfigError
 from geko_proxy.exchange import Exchange
@@ -67,13 +69,16 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         async def start_chat(parent: Exchange, body: dict[str, Any], request: web.BaseRequest) -> Turn:
             return await proxy.start_chat(parent, body, request)
 
-        endpoints = [*client_api.routes(services, start_chat), *admin_api.routes(services)]
+        endpoints = with_document([*client_api.routes(services, start_chat), *admin_api.routes(services)])
         proxy = Proxy(
             classifier=Classifier(
                 [(methods, path, rule) for methods, path, rule, _ in endpoints],
                 pass_unknown=settings.librechat.unknown_api == "pass",
             ),
-            endpoints={rule.operation: endpoint for _, _, rule, endpoint in endpoints},
+            endpoints={
+                rule.operation: guarded(services, path, rule, endpoint)
+                for _, path, rule, endpoint in endpoints
+            },
             chain=chain,
             upstream=upstream,
             client=services.client,

@@ -6,7 +6,7 @@ of LibreChat adds routes). Row names (`operation`) are what filters look at.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -14,13 +14,25 @@ from geko_proxy.errors import Refused
 from geko_proxy.exchange import Reply, Route
 from geko_proxy.routing import Match, RouteTable
 
+if TYPE_CHECKING:
+    from geko_proxy.workspaces.access import AccessRule
+
 
 class Rule(NamedTuple):
-    """How a request is treated: its kind, its name for filters, and whether its body is an upload."""
+    """How a request is treated: its kind, its name for filters, and whether its body is an upload.
+
+    Every route of /v1 also declares who may call it (`access`), and for the API's document the msgspec Structs of its
+    body and of its reply (None: it has none), the status of success, and the media types of the reply.
+    """
 
     route: Route
     operation: str
     upload: bool = False
+    access: AccessRule | None = None
+    body: type[Any] | None = None
+    reply: type[Any] | None = None
+    status: int = 200
+    media: tuple[str, ...] = ("application/json",)
 
 
 def _rows(route: Route, *rows: str, upload: bool = False) -> list[tuple[str, str, Rule]]:

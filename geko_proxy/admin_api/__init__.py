@@ -1,29 +1,73 @@
-"""The rest of /v1: workspaces, their configuration, quota and usage."""
+"""The rest of /v1: what owners and admins set up, and what everybody may look up about the workspace."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from geko_proxy.admin_api.usage import Usage
-from geko_proxy.admin_api.workspaces import Workspaces
-from geko_proxy.exchange import Route
+from geko_proxy.admin_api.members import MemberReply, Members, MembersReply, RoleBody
+from geko_proxy.admin_api.usage import Usage, UsageReply
+from geko_proxy.admin_api.workspaces import (
+    ConfigBody,
+    ConfigReply,
+    NewWorkspaceBody,
+    QuotaBody,
+    QuotaReply,
+    WorkspaceReply,
+    Workspaces,
+    WorkspacesReply,
+)
+from geko_proxy.client_api.rules import own
 from geko_proxy.librechat import Rule
 from geko_proxy.proxy import Endpoint
+from geko_proxy.workspaces.access import SIGNED_IN, in_tenant, in_workspace
+from geko_proxy.workspaces.roles import Permission
 
 if TYPE_CHECKING:
     from geko_proxy.services import Services
 
+READ = in_workspace(Permission.READ_SETTINGS)
+WRITE = in_workspace(Permission.WRITE_SETTINGS)
+READ_USAGE = in_workspace(Permission.READ_USAGE)
+OWNERS = in_tenant(Permission.WRITE_TENANT)
+ALL, ONE = "/v1/workspaces", "/v1/workspaces/{workspaceId}"
+Row = tuple[str, str, Rule, Endpoint]
 
-def routes(services: Services) -> list[tuple[str, str, Rule, Endpoint]]:
-    """The table of this folder: methods, path, rule, endpoint."""
+
+def routes(services: Services) -> list[Row]:
+    """The table of this folder: methods, path, rule with who may call it, endpoint."""
+    return [*workspace_routes(services), *member_routes(services)]
+
+
+def workspace_routes(services: Services) -> list[Row]:
+    """Workspaces, and what each may use and has used."""
     usage, workspaces = Usage(services), Workspaces(services)
-    own, one = Route.OWN, "/v1/workspaces/{workspaceId}"
+    create = own("workspaces.create", OWNERS, NewWorkspaceBody, WorkspaceReply, 201)
+    put_config = own("workspaces.config.put", WRITE, ConfigBody, ConfigReply)
+    put_quota = own("workspaces.quota.put", WRITE, QuotaBody, QuotaReply)
     return [
-        ("GET", "/v1/workspaces", Rule(own, "workspaces.list"), workspaces.list_mine),
-        ("GET", one, Rule(own, "workspaces.get"), workspaces.get),
-        ("GET", f"{one}/config", Rule(own, "workspaces.config.get"), workspaces.get_config),
-        ("PUT", f"{one}/config", Rule(own, "workspaces.config.put"), workspaces.put_config),
-        ("GET", f"{one}/quota", Rule(own, "workspaces.quota.get"), workspaces.get_quota),
-        ("PUT", f"{one}/quota", Rule(own, "workspaces.quota.put"), workspaces.put_quota),
-        ("GET", f"{one}/usage", Rule(own, "workspaces.usage"), usage.get),
+        ("GET", ALL, own("workspaces.list", SIGNED_IN, None, WorkspacesReply), workspaces.list_mine),
+        ("POST", ALL, create, workspaces.create),
+        ("GET", ONE, own("workspaces.get", READ, None, WorkspaceReply), workspaces.get),
+        (
+            "GET",
+            f"{ONE}/config",
+            own("workspaces.config.get", READ, None, ConfigReply),
+            workspaces.get_config,
+        ),
+        ("PUT", f"{ONE}/config", put_config, workspaces.put_config),
+        ("GET", f"{ONE}/quota", own("workspaces.quota.get", READ, None, QuotaReply), workspaces.get_quota),
+        ("PUT", f"{ONE}/quota", put_quota, workspaces.put_quota),
+        ("GET", f"{ONE}/usage", own("workspaces.usage", READ_USAGE, None, UsageReply), usage.get),
+    ]
+
+
+def member_routes(services: Services) -> list[Row]:
+    """Who is in a workspace."""
+    members = Members(services)
+    leave = in_workspace(Permission.WRITE_SETTINGS, or_self=True)
+    member = f"{ONE}/members/{{userId}}"
+    return [
+        ("GET", f"{ONE}/members", own("members.list", READ, None, MembersReply), members.list_all),
+        ("PATCH", member, own("members.role", WRITE, RoleBody, MemberReply), members.set_role),
+        ("DELETE", member, own("members.remove", leave, None, None, 204), members.remove),
     ]

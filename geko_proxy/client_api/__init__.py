@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from geko_proxy.client_api.auth import Auth
+from geko_proxy.client_api.auth import Auth, LoginBody, RefreshBody, RegisterBody, SwitchBody
 from geko_proxy.client_api.chat import Chat, StartChat
+from geko_proxy.client_api.chat_message import SendBody
 from geko_proxy.client_api.health import Health
 from geko_proxy.client_api.librechat_auth import LibreChatAuth
 from geko_proxy.client_api.login_limits import LoginLimits
+from geko_proxy.client_api.rules import for_all, own
+from geko_proxy.client_api.shapes import MeReply, TokensReply
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.exchange import Route
 from geko_proxy.librechat import Rule
 from geko_proxy.proxy import Endpoint
+from geko_proxy.workspaces.access import SIGNED_IN, in_own_workspace
+from geko_proxy.workspaces.roles import Permission
 
 if TYPE_CHECKING:
     from geko_proxy.services import Services
+
+MAY_CHAT = in_own_workspace(Permission.CHAT)
+ANSWER = ("text/event-stream", "application/json")
 
 
 def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Rule, Endpoint]]:
@@ -28,20 +36,31 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     page = LibreChatAuth(services, sign_ins)
     chat = Chat(services, start_chat)
     health = Health(services)
-    public, own = Route.PUBLIC, Route.OWN
+    public, mine = Route.PUBLIC, Route.OWN
     return [
-        ("POST", "/v1/auth/register", Rule(public, "auth.register"), auth.register),
-        ("POST", "/v1/auth/login", Rule(public, "auth.login"), auth.login),
-        ("POST", "/v1/auth/refresh", Rule(public, "auth.refresh"), auth.refresh),
-        ("POST", "/v1/auth/logout", Rule(public, "auth.logout"), auth.logout),
-        ("GET", "/v1/auth/me", Rule(own, "auth.me"), auth.me),
-        ("POST", "/v1/chat/send", Rule(own, "chat.send"), chat.send),
+        (
+            "POST",
+            "/v1/auth/register",
+            for_all("auth.register", RegisterBody, TokensReply, 201),
+            auth.register,
+        ),
+        ("POST", "/v1/auth/login", for_all("auth.login", LoginBody, TokensReply), auth.login),
+        ("POST", "/v1/auth/refresh", for_all("auth.refresh", RefreshBody, TokensReply), auth.refresh),
+        ("POST", "/v1/auth/logout", for_all("auth.logout", RefreshBody, None, 204), auth.logout),
+        ("GET", "/v1/auth/me", own("auth.me", SIGNED_IN, None, MeReply), auth.me),
+        ("POST", "/v1/auth/switch", own("auth.switch", SIGNED_IN, SwitchBody, TokensReply), auth.switch),
+        (
+            "POST",
+            "/v1/chat/send",
+            own("chat.send", MAY_CHAT, SendBody, media=ANSWER),
+            chat.send,
+        ),
         ("POST", "/api/auth/login", Rule(public, "librechat.login"), page.login),
         ("POST", "/api/auth/register", Rule(public, "librechat.register"), page.register),
         ("POST", "/api/auth/refresh", Rule(public, "librechat.refresh"), page.refresh),
         ("POST", "/api/auth/logout", Rule(public, "librechat.logout"), page.logout),
-        ("GET", "/api/balance", Rule(own, "librechat.balance"), page.balance),
-        ("GET", "/api/keys", Rule(own, "librechat.keys"), page.keys),
+        ("GET", "/api/balance", Rule(mine, "librechat.balance"), page.balance),
+        ("GET", "/api/keys", Rule(mine, "librechat.keys"), page.keys),
         ("GET", "/health", Rule(public, "health"), health.health),
         ("GET", "/healthz", Rule(public, "healthz"), health.alive),
         ("GET", "/readyz", Rule(public, "readyz"), health.ready),

@@ -45,6 +45,12 @@ class RefreshBody(Body, frozen=True):
     refresh_token: Short | None = None
 
 
+class SwitchBody(Body, frozen=True):
+    """POST /v1/auth/switch."""
+
+    workspace_id: UUID
+
+
 class Auth:
     """The endpoints of /v1/auth."""
 
@@ -103,6 +109,19 @@ class Auth:
         await self._sign_ins.end(exchange, given or self._cookies.read(exchange, request))
         reply = Reply(204)
         self._cookies.clear(exchange, reply)
+        return reply
+
+    async def switch(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """200 and an access token for another workspace of the caller; the session goes on there.
+
+        LibreChat's page keeps drafts and the last model per origin, not per person (contract §9): the browser is told
+        to drop them. Cookies are not storage in this sense (Clear-Site-Data §3.2), so the session stays.
+        """
+        body = parse(SwitchBody, await exchange.request.json())
+        signed_in = await self._sign_ins.switch(exchange, body.workspace_id)
+        reply = Reply.of_json(200, tokens_shape(signed_in, with_refresh_token=False))
+        reply.headers["Cache-Control"] = "no-store"
+        reply.headers["Clear-Site-Data"] = '"storage"'
         return reply
 
     async def me(self, exchange: Exchange, request: web.BaseRequest) -> Reply:

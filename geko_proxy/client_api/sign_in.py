@@ -67,11 +67,7 @@ class SignIns:
         if stored is not None and needs_rehash(stored):
             new = await hash_password(password)
             await self._services.users.set_password(user.tenant_id, user.user_id, new)
-        tenant = await self._active_tenant(user.tenant_id)
-        if tenant is None:
-            raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
-        workspace, role = await self._choose(user, workspace_id)
-        return await self._open(exchange, user, tenant, workspace, role)
+        return await self.by_user(exchange, user, workspace_id)
 
     async def register(
         self,
@@ -118,6 +114,51 @@ class SignIns:
             await self._audit_reuse(exchange, reused)
             return None
         return await self._renewed(rotated)
+
+    async def switch(self, exchange: Exchange, workspace_id: UUID) -> SignedIn:
+        """Move the caller's session to another workspace; its refresh token goes on there (`refresh_token` is empty).
+
+        Raises Refused: 401 when the session is over, 403 for a workspace where the caller is no member.
+        """
+        identity = exchange.signed_in()
+        services = self._services
+        tenant = await self._active_tenant(identity.tenant_id)
+        user = await services.users.get(identity.tenant_id, identity.user_id)
+        if tenant is None or user is None:
+            raise Refused(401, "not_signed_in", "This account can't be used any more.")
+        workspace, role = await self._choose(user, workspace_id)
+        expires_at = await services.sessions.switch(tenant.tenant_id, identity.session_id, workspace_id)
+        if expires_at is None:
+            raise Refused(401, "session_over", "The session is over. Sign in again.")
+        await self._audit(
+            exchange, user.tenant_id, user.user_id, "session.switch", f"workspace/{workspace_id}"
+        )
+        session = OpenedSession(identity.session_id, "", expires_at)
+        return self._signed_in(user, tenant, workspace, role, session)
+
+    async def caller(self, exchange: Exchange) -> Identity | None:
+        """Who calls a public endpoint: None without a bearer. Raises Refused 401 for one that is not valid."""
+        if "Authorization" not in exchange.request.headers:
+            return None
+        identity = self._bearer(exchange)
+        if identity is None:
+            raise Refused(401, "invalid_token", "The access token is not valid.")
+        if not await self._services.sessions.is_active(identity.tenant_id, identity.session_id):
+            raise Refused(401, "session_over", "The session is over. Sign in again.")
+        if await self._active_tenant(identity.tenant_id) is None:
+            raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
+        return identity
+
+    async def by_user(self, exchange: Exchange, user: User, workspace_id: UUID | None = None) -> SignedIn:
+        """Sign in somebody who has proven to be this user. workspace_id: as for `by_password`.
+
+        Raises Refused 403 when the tenant is suspended or there is nowhere to go in.
+        """
+        tenant = await self._active_tenant(user.tenant_id)
+        if tenant is None:
+            raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
+        workspace, role = await self._choose(user, workspace_id)
+        return await self._open(exchange, user, tenant, workspace, role)
 
     async def end(self, exchange: Exchange, refresh_token: str | None) -> None:
         """End the sessions of the refresh token and of the bearer, as far as they name one."""
@@ -187,12 +228,17 @@ class SignIns:
         )
 
     async def _audit_reuse(self, exchange: Exchange, reused: ReusedToken) -> None:
-        async with self._services.database.tenant(reused.tenant_id) as scope:
+        await self._audit(exchange, reused.tenant_id, None, "session.reuse", str(reused.session_id))
+
+    async def _audit(
+        self, exchange: Exchange, tenant_id: UUID, actor_id: UUID | None, action: str, target: str
+    ) -> None:
+        async with self._services.database.tenant(tenant_id) as scope:
             await self._services.audit.record(
                 scope,
-                actor_user_id=None,
-                action="session.reuse",
-                target=str(reused.session_id),
+                actor_user_id=actor_id,
+                action=action,
+                target=target,
                 ip=exchange.request.client_ip,
                 request_id=exchange.id,
                 details={},
