@@ -12,6 +12,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
+from geko_proxy.accounts.joining import Joining
 from geko_proxy.accounts.one_time_tokens import OneTimeTokens
 from geko_proxy.accounts.registration import Registration
 from geko_proxy.accounts.sealing import Sealer
@@ -48,7 +49,9 @@ from geko_proxy.turn import Turn
 from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream, UpstreamOptions
 from geko_proxy.workspaces.audit import Audit
+from geko_proxy.workspaces.auto_join import AutoJoinStore
 from geko_proxy.workspaces.config import WorkspaceConfigStore
+from geko_proxy.workspaces.invitations import InvitationStore
 from geko_proxy.workspaces.members import MemberStore
 from geko_proxy.workspaces.shared_links import SharedLinkStore
 from geko_proxy.workspaces.tenants import TenantStore
@@ -130,6 +133,8 @@ def _services(
     auth = settings.auth
     shadow_store = ShadowStore(database)
     passwords = ShadowPasswords(settings.librechat.shadow_secret, settings.librechat.shadow_email_domain)
+    members = MemberStore(database, invalidation)
+    invitations, auto_joins = InvitationStore(database), AutoJoinStore(database)
     return Services(
         settings=settings,
         database=database,
@@ -150,7 +155,10 @@ def _services(
         shadow_store=shadow_store,
         tenants=TenantStore(database, invalidation),
         workspaces=WorkspaceStore(database),
-        members=MemberStore(database, invalidation),
+        members=members,
+        invitations=invitations,
+        auto_joins=auto_joins,
+        joining=Joining(database, members, invitations, auto_joins, Audit()),
         configs=WorkspaceConfigStore(database, invalidation),
         shared_links=SharedLinkStore(database),
         audit=Audit(),

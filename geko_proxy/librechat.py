@@ -33,6 +33,7 @@ class Rule(NamedTuple):
     reply: type[Any] | None = None
     status: int = 200
     media: tuple[str, ...] = ("application/json",)
+    created: type[Any] | None = None  # the reply of a 201 beside that of the 200
 
 
 def _rows(route: Route, *rows: str, upload: bool = False) -> list[tuple[str, str, Rule]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from geko_proxy.accounts.joining import Joining
     from geko_proxy.accounts.one_time_tokens import OneTimeTokens
     from geko_proxy.accounts.registration import Registration
     from geko_proxy.accounts.sealing import Sealer
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from geko_proxy.storage.database import Database
     from geko_proxy.turns import Turns
     from geko_proxy.workspaces.audit import Audit
+    from geko_proxy.workspaces.auto_join import AutoJoinStore
     from geko_proxy.workspaces.config import WorkspaceConfigStore
+    from geko_proxy.workspaces.invitations import InvitationStore
     from geko_proxy.workspaces.members import MemberStore
     from geko_proxy.workspaces.shared_links import SharedLinkStore
     from geko_proxy.workspaces.tenants import TenantStore
@@ -53,6 +56,9 @@ class Services:
     tenants: TenantStore
     workspaces: WorkspaceStore
     members: MemberStore
+    invitations: InvitationStore
+    auto_joins: AutoJoinStore
+    joining: Joining
     configs: WorkspaceConfigStore
     shared_links: SharedLinkStore
     audit: Audit

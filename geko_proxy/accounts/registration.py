@@ -65,12 +65,12 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
-    """Checked input: the e-mail normalised, blanks around names removed."""
+    """Checked input: the e-mail normalised, blanks around names removed. password_hash: None: none."""
 
     email: str
     name: str
     username: str | None
-    password_hash: str
+    password_hash: str | None
 
 
 class Registration:

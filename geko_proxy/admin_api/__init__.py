@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geko_proxy.admin_api.auto_join import AutoJoinBody, AutoJoinReply, AutoJoins
+from geko_proxy.admin_api.invitations import InvitationReply, Invitations, InvitationsReply, InviteBody
 from geko_proxy.admin_api.members import MemberReply, Members, MembersReply, RoleBody
 from geko_proxy.admin_api.usage import Usage, UsageReply
 from geko_proxy.admin_api.workspaces import (
@@ -35,7 +37,7 @@ Row = tuple[str, str, Rule, Endpoint]
 
 def routes(services: Services) -> list[Row]:
     """The table of this folder: methods, path, rule with who may call it, endpoint."""
-    return [*workspace_routes(services), *member_routes(services)]
+    return [*workspace_routes(services), *member_routes(services), *joining_routes(services)]
 
 
 def workspace_routes(services: Services) -> list[Row]:
@@ -70,4 +72,24 @@ def member_routes(services: Services) -> list[Row]:
         ("GET", f"{ONE}/members", own("members.list", READ, None, MembersReply), members.list_all),
         ("PATCH", member, own("members.role", WRITE, RoleBody, MemberReply), members.set_role),
         ("DELETE", member, own("members.remove", leave, None, None, 204), members.remove),
+    ]
+
+
+def joining_routes(services: Services) -> list[Row]:
+    """How people get into a workspace."""
+    invitations, auto_joins = Invitations(services), AutoJoins(services)
+    every, one = f"{ONE}/invitations", f"{ONE}/invitations/{{invitationId}}"
+    auto = "/v1/tenant/auto-join"
+    put_auto = own("tenant.auto_join.put", OWNERS, AutoJoinBody, AutoJoinReply)
+    return [
+        ("GET", every, own("invitations.list", WRITE, None, InvitationsReply), invitations.list_open),
+        (
+            "POST",
+            every,
+            own("invitations.create", WRITE, InviteBody, InvitationReply, 201),
+            invitations.create,
+        ),
+        ("DELETE", one, own("invitations.revoke", WRITE, None, None, 204), invitations.revoke),
+        ("GET", auto, own("tenant.auto_join.get", OWNERS, None, AutoJoinReply), auto_joins.get),
+        ("PUT", auto, put_auto, auto_joins.put),
     ]

@@ -8,6 +8,7 @@ from geko_proxy.client_api.auth import Auth, LoginBody, RefreshBody, RegisterBod
 from geko_proxy.client_api.chat import Chat, StartChat
 from geko_proxy.client_api.chat_message import SendBody
 from geko_proxy.client_api.health import Health
+from geko_proxy.client_api.invitations import AcceptBody, AcceptedReply, Invited, OfferReply
 from geko_proxy.client_api.librechat_auth import LibreChatAuth
 from geko_proxy.client_api.login_limits import LoginLimits
 from geko_proxy.client_api.rules import for_all, own
@@ -22,6 +23,7 @@ from geko_proxy.workspaces.roles import Permission
 if TYPE_CHECKING:
     from geko_proxy.services import Services
 
+ACCEPT = for_all("invitations.accept", AcceptBody, AcceptedReply)._replace(created=TokensReply)
 MAY_CHAT = in_own_workspace(Permission.CHAT)
 ANSWER = ("text/event-stream", "application/json")
 
@@ -34,6 +36,7 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     sign_ins = SignIns(services, LoginLimits())
     auth = Auth(services, sign_ins)
     page = LibreChatAuth(services, sign_ins)
+    invited = Invited(services, sign_ins)
     chat = Chat(services, start_chat)
     health = Health(services)
     public, mine = Route.PUBLIC, Route.OWN
@@ -49,12 +52,9 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
         ("POST", "/v1/auth/logout", for_all("auth.logout", RefreshBody, None, 204), auth.logout),
         ("GET", "/v1/auth/me", own("auth.me", SIGNED_IN, None, MeReply), auth.me),
         ("POST", "/v1/auth/switch", own("auth.switch", SIGNED_IN, SwitchBody, TokensReply), auth.switch),
-        (
-            "POST",
-            "/v1/chat/send",
-            own("chat.send", MAY_CHAT, SendBody, media=ANSWER),
-            chat.send,
-        ),
+        ("GET", "/v1/invitations/{token}", for_all("invitations.get", None, OfferReply), invited.get),
+        ("POST", "/v1/invitations/{token}/accept", ACCEPT, invited.accept),
+        ("POST", "/v1/chat/send", own("chat.send", MAY_CHAT, SendBody, media=ANSWER), chat.send),
         ("POST", "/api/auth/login", Rule(public, "librechat.login"), page.login),
         ("POST", "/api/auth/register", Rule(public, "librechat.register"), page.register),
         ("POST", "/api/auth/refresh", Rule(public, "librechat.refresh"), page.refresh),

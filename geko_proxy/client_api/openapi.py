@@ -60,7 +60,7 @@ class Document:
 def describe(rows: Iterable[Row]) -> dict[str, Any]:
     """The document of the rows under /v1. Raises ValueError for one that declares no access rule."""
     served = [row for row in rows if row[1].startswith("/v1/")]
-    given = (kind for _, _, rule, _ in served for kind in (rule.body, rule.reply))
+    given = (kind for _, _, rule, _ in served for kind in (rule.body, rule.reply, rule.created))
     types = {kind for kind in given if kind is not None and issubclass(kind, msgspec.Struct)}
     kinds: list[type[Any]] = [ErrorReply, *sorted(types, key=lambda kind: kind.__name__)]
     references, components = msgspec.json.schema_components(kinds, ref_template=SCHEMAS)
@@ -151,6 +151,9 @@ def responses(path: str, rule: Rule, access: AccessRule, named: dict[Any, Any]) 
             for media in rule.media
         }
     found = {str(rule.status): success}
+    if rule.created is not None:
+        made = {"application/json": {"schema": named[rule.created]}}
+        found["201"] = {"description": "Created.", "content": made}
     error = {"application/json": {"schema": named[ErrorReply]}}
     for status, text in ERRORS.items():
         if is_expected(status, path, rule, access):

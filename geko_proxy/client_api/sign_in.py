@@ -86,7 +86,7 @@ class SignIns:
         settings = self._services.settings.auth
         if not settings.registration:
             raise Refused(403, "registration_off", "Registration is not allowed.")
-        self._limits.begin_registration(exchange.request.client_ip)
+        self.begin_registration(exchange)
         return await self._services.registration.register(
             email=email,
             password=password,
@@ -95,6 +95,10 @@ class SignIns:
             tenant_name=tenant_name,
             token_limit=settings.default_token_limit or None,
         )
+
+    def begin_registration(self, exchange: Exchange) -> None:
+        """Count an attempt to make an account, by whatever way. Raises Refused 429."""
+        self._limits.begin_registration(exchange.request.client_ip)
 
     async def enter(self, exchange: Exchange, registered: Registered) -> SignedIn:
         """Sign in somebody who has just registered."""

@@ -166,6 +166,10 @@ class MemberStore:
             role = await scope.fetch_value(ROLE, workspace_id, user_id)
         return None if role is None else Role(role)
 
+    def forget(self, tenant_id: UUID, workspace_id: UUID, user_id: UUID) -> None:
+        """Drops what this process knows of a role, before the announcement comes back."""
+        self._roles.drop(cache_key(tenant_id, workspace_id, user_id))
+
     async def announce(self, scope: Scope, workspace_id: UUID, user_id: UUID) -> None:
         """Tells all instances, when the transaction ends, that a role has changed."""
         if self._invalidation is not None:
