@@ -51,6 +51,7 @@ from geko_proxy.upstream import Upstream, UpstreamOptions
 from geko_proxy.workspaces.audit import Audit
 from geko_proxy.workspaces.auto_join import AutoJoinStore
 from geko_proxy.workspaces.config import WorkspaceConfigStore
+from geko_proxy.workspaces.hosts import WorkspaceHosts
 from geko_proxy.workspaces.invitations import InvitationStore
 from geko_proxy.workspaces.members import MemberStore
 from geko_proxy.workspaces.shared_links import SharedLinkStore
@@ -159,6 +160,7 @@ def _services(
         invitations=invitations,
         auto_joins=auto_joins,
         joining=Joining(database, members, invitations, auto_joins, Audit()),
+        hosts=WorkspaceHosts(database, invalidation, settings.server.workspace_hosts),
         configs=WorkspaceConfigStore(database, invalidation),
         shared_links=SharedLinkStore(database),
         audit=Audit(),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from geko_proxy.workspaces.audit import Audit
     from geko_proxy.workspaces.auto_join import AutoJoinStore
     from geko_proxy.workspaces.config import WorkspaceConfigStore
+    from geko_proxy.workspaces.hosts import WorkspaceHosts
     from geko_proxy.workspaces.invitations import InvitationStore
     from geko_proxy.workspaces.members import MemberStore
     from geko_proxy.workspaces.shared_links import SharedLinkStore
@@ -59,6 +60,7 @@ class Services:
     invitations: InvitationStore
     auto_joins: AutoJoinStore
     joining: Joining
+    hosts: WorkspaceHosts
     configs: WorkspaceConfigStore
     shared_links: SharedLinkStore
     audit: Audit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geko_proxy.admin_api.addresses import AddressBody, Addresses, AddressReply, TenantAddressReply
 from geko_proxy.admin_api.auto_join import AutoJoinBody, AutoJoinReply, AutoJoins
 from geko_proxy.admin_api.invitations import InvitationReply, Invitations, InvitationsReply, InviteBody
 from geko_proxy.admin_api.members import MemberReply, Members, MembersReply, RoleBody
@@ -37,7 +38,12 @@ Row = tuple[str, str, Rule, Endpoint]
 
 def routes(services: Services) -> list[Row]:
     """The table of this folder: methods, path, rule with who may call it, endpoint."""
-    return [*workspace_routes(services), *member_routes(services), *joining_routes(services)]
+    return [
+        *workspace_routes(services),
+        *member_routes(services),
+        *joining_routes(services),
+        *address_routes(services),
+    ]
 
 
 def workspace_routes(services: Services) -> list[Row]:
@@ -92,4 +98,15 @@ def joining_routes(services: Services) -> list[Row]:
         ("DELETE", one, own("invitations.revoke", WRITE, None, None, 204), invitations.revoke),
         ("GET", auto, own("tenant.auto_join.get", OWNERS, None, AutoJoinReply), auto_joins.get),
         ("PUT", auto, put_auto, auto_joins.put),
+    ]
+
+
+def address_routes(services: Services) -> list[Row]:
+    """Names in the addresses of workspaces."""
+    addresses = Addresses(services)
+    tenant = own("tenant.address", OWNERS, AddressBody, TenantAddressReply)
+    workspace = own("workspaces.address", WRITE, AddressBody, AddressReply)
+    return [
+        ("PUT", "/v1/tenant/address", tenant, addresses.put_tenant),
+        ("PUT", f"{ONE}/address", workspace, addresses.put_workspace),
     ]

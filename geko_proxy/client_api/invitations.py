@@ -99,10 +99,17 @@ class Invited:
         identity = await self._sign_ins.caller(exchange)
         empty = not await exchange.request.read()
         body = AcceptBody() if empty else parse(AcceptBody, await exchange.request.json())
+        await self._require_host(exchange)
         with in_words():
             if identity is not None:
                 return await self._join(exchange, identity, body)
             return await self._register(exchange, body)
+
+    async def _require_host(self, exchange: Exchange) -> None:
+        """Raises Refused 403 at the address of another workspace, before there is an account."""
+        offer = await self._services.invitations.find(exchange.params["token"])
+        if offer is not None:
+            await self._services.hosts.require(exchange, offer.invitation.workspace_id)
 
     async def _join(self, exchange: Exchange, identity: Identity, body: AcceptBody) -> Reply:
         given = {name: getattr(body, name) for name in ("email", "name", "password")}

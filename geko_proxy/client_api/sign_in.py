@@ -84,6 +84,8 @@ class SignIns:
         Raises Refused 403 when registration is off, 429; InvalidRegistration, EmailTaken.
         """
         settings = self._services.settings.auth
+        if await self._services.hosts.of(exchange) is not None:
+            raise Refused(403, "other_workspace", "Nobody can register at the address of a workspace.")
         if not settings.registration:
             raise Refused(403, "registration_off", "Registration is not allowed.")
         self.begin_registration(exchange)
@@ -109,6 +111,7 @@ class SignIns:
     async def renew(self, exchange: Exchange, refresh_token: str) -> SignedIn | None:
         """Replace a refresh token; None when the session is over. A token used twice ends its session."""
         ip, agent = _origin(exchange)
+        await self._follow_host(exchange, refresh_token)
         try:
             rotated = await self._services.sessions.rotate(refresh_token, ip, agent)
         except InvalidSession:
@@ -130,6 +133,7 @@ class SignIns:
         user = await services.users.get(identity.tenant_id, identity.user_id)
         if tenant is None or user is None:
             raise Refused(401, "not_signed_in", "This account can't be used any more.")
+        await services.hosts.require(exchange, workspace_id)
         workspace, role = await self._choose(user, workspace_id)
         expires_at = await services.sessions.switch(tenant.tenant_id, identity.session_id, workspace_id)
         if expires_at is None:
@@ -161,6 +165,11 @@ class SignIns:
         tenant = await self._active_tenant(user.tenant_id)
         if tenant is None:
             raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
+        place = await self._services.hosts.of(exchange)
+        if place is not None:
+            if workspace_id not in (None, place.workspace_id):
+                raise Refused(403, "other_workspace", "This address is for another workspace.")
+            workspace_id = place.workspace_id
         workspace, role = await self._choose(user, workspace_id)
         return await self._open(exchange, user, tenant, workspace, role)
 
@@ -175,6 +184,17 @@ class SignIns:
             ended.add((identity.tenant_id, identity.session_id))
         for tenant_id, session_id in ended:
             await self._services.sessions.revoke(tenant_id, session_id)
+
+    async def _follow_host(self, exchange: Exchange, refresh_token: str) -> None:
+        """At the address of a workspace, a session acts in that one. Raises Refused 403 for one who is no member."""
+        place = await self._services.hosts.of(exchange)
+        session = await self._services.sessions.find(refresh_token) if place is not None else None
+        if place is None or session is None or session.workspace_id == place.workspace_id:
+            return
+        user = await self._services.users.get(session.tenant_id, session.user_id)
+        if user is not None:
+            await self._choose(user, place.workspace_id)
+            await self._services.sessions.switch(session.tenant_id, session.session_id, place.workspace_id)
 
     def _bearer(self, exchange: Exchange) -> Identity | None:
         scheme, _, token = exchange.request.headers.get("Authorization", "").partition(" ")

@@ -20,6 +20,7 @@ from geko_proxy.config.kinds import (
     origin,
     server_url,
     text,
+    workspace_hosts,
 )
 from geko_proxy.config.secrets import weakness
 from geko_proxy.errors import ConfigError
@@ -55,6 +56,11 @@ class ServerSettings:
     )
     public_url: str = setting(
         "", origin(), "Address under which browsers reach GEKO, like https://chat.example.org."
+    )
+    workspace_hosts: str = setting(
+        "",
+        workspace_hosts(),
+        "Addresses of single workspaces, like {workspace}.{tenant}.example.org; empty: none.",
     )
     trusted_proxies: tuple[Network, ...] = setting(
         (), networks(), "Networks of the proxies in front of GEKO whose X-Forwarded-For is believed."

@@ -23,6 +23,7 @@ from geko_proxy.exchange import Exchange, Request, Route
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
 from geko_proxy.workspaces.audit import Audit
+from geko_proxy.workspaces.hosts import WorkspaceHosts
 from geko_proxy.workspaces.members import MemberStore
 from geko_proxy.workspaces.tenants import TenantStore
 from geko_proxy.workspaces.workspaces import WorkspaceStore
@@ -77,6 +78,7 @@ def services(database: Database, librechat: FakeLibreChat) -> Services:
         "workspaces": WorkspaceStore(database),
         "members": MemberStore(database),
         "audit": Audit(),
+        "hosts": WorkspaceHosts(database, None, ""),
         "client": librechat,
         "shadows": librechat,
     }

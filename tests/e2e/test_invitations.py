@@ -219,7 +219,7 @@ class Mailing(NamedTuple):
             message_from_bytes(file.read_bytes(), policy=policy.default) for file in self.folder.glob("*.eml")
         ]
         (mail,) = [each for each in mails if each["To"] == email]
-        found = LINK.search(mail.get_content())  # type: ignore[attr-defined]  # policy.default gives EmailMessage
+        found = LINK.search(mail.get_content())
         assert found is not None
         return found[1]
 
