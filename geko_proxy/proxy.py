@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,6 +39,7 @@ access = logging.getLogger("geko.access")
 Endpoint = Callable[[Exchange, web.BaseRequest], Awaitable[Reply | web.StreamResponse]]
 
 MAX_PUBLIC_BODY_BYTES = 16 * 1024  # of requests that need no sign-in
+ABORT_WAIT_S = 3.0
 
 
 class Proxy:
@@ -130,9 +132,10 @@ class Proxy:
                 return await relay.send(request, exchange, answer, None)
             if exchange.route is Route.STREAM:
                 return await self._listen(exchange, request)
-            if exchange.operation == "chat.abort":
-                await self._check_abort(exchange)
+            aborted = await self._check_abort(exchange) if exchange.operation == "chat.abort" else None
             reply = await self._forward(exchange, request)
+            if aborted is not None and reply.status == 200:
+                await _end_of(aborted)
             reply = await self.chain.reply(exchange, reply)
         hooks = self.chain.events(exchange) if reply.is_event_stream else None
         return await relay.send(request, exchange, reply, hooks)
@@ -232,7 +235,7 @@ class Proxy:
         first, start = await turn.resume() if resume else (b"", 0)
         return await relay.send_log(request, exchange, turn.log, first, start)
 
-    async def _check_abort(self, exchange: Exchange) -> None:
+    async def _check_abort(self, exchange: Exchange) -> Turn:
         """Let only aborts through that name a running answer of the caller (contract trap 18)."""
         identity = exchange.signed_in()
         body = await exchange.request.json()
@@ -250,6 +253,7 @@ class Proxy:
             missing = {"error": "Job not found", "streamId": named}
             raise Refused(404, "job_not_found", "No such answer is running.", librechat=missing)
         exchange.request.set_json({"streamId": turn.stream_id, "conversationId": turn.stream_id})
+        return turn
 
     async def _forward(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """Send the exchange to LibreChat as the caller's shadow account; give back head and unread body."""
@@ -362,6 +366,17 @@ class Proxy:
                 exchange.request.client_ip,
                 user.user_id if user is not None else "-",
             )
+
+
+async def _end_of(turn: Turn) -> None:
+    """Wait for an aborted answer's last event.
+
+    LibreChat sends it before it answers the abort, and its client counts on that: the other way round the next
+    message of a new chat stays in the input box.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ABORT_WAIT_S):
+            await turn.over.wait()
 
 
 def too_many_answers(limit: int) -> Refused:

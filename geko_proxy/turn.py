@@ -65,6 +65,7 @@ class Turn:
         self.created: dict[str, Any] | None = None
         self.run_id: str | None = None
         self.notice: str | None = None  # why the answer was cut
+        self.over = asyncio.Event()  # the last event is in the log
         self._client = client
         self._bearer = bearer
         self._hooks = hooks
@@ -91,6 +92,7 @@ class Turn:
             finally:
                 self.log.append(self._last)
                 self.log.close()
+                self.over.set()
 
     async def _give_up(self) -> None:
         self._end_with_error("The answer broke off. Reload the page to see what was stored.")

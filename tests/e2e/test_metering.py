@@ -106,6 +106,18 @@ async def test_stop_is_charged_by_what_was_streamed(alice: Person) -> None:
     assert 15 < used < 200
 
 
+async def test_the_reply_to_stop_comes_after_the_last_event(alice: Person) -> None:
+    """The other order leaves the next message of a new chat in the input box of LibreChat's page."""
+    conversation = await alice.start("stop me [[tokens=500 prompt=10 delay_ms=10]]")
+    async with alice.subscribed(conversation) as reply:
+        for _ in range(60):
+            await reply.content.readline()
+    stopped = await alice.call("POST", "/api/agents/chat/abort", {"streamId": conversation})
+    assert stopped.status == 200
+    usage = await alice.usage()  # an answer is charged before its last event is shown
+    assert (usage["used"] > 0, usage["leased"]) == (True, 0)
+
+
 async def test_abort_hits_only_what_it_names(alice: Person, bob: Person) -> None:
     running = await alice.start("keep going [[tokens=40 prompt=10 delay_ms=20]]")
     for body in ({"streamId": "nope"}, {"conversationId": "nope"}, {"abortKey": "nope:x"}):
