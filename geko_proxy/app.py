@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -41,7 +40,7 @@ from geko_proxy.proxy import Proxy
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
 from geko_proxy.storage.invalidation import Invalidation
-from geko_proxy.storage.migrations import pending
+from geko_proxy.storage.migrations import MIGRATIONS, pending
 from geko_proxy.turn import Turn
 from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream, UpstreamOptions
@@ -53,8 +52,6 @@ from geko_proxy.workspaces.tenants import TenantStore
 from geko_proxy.workspaces.workspaces import WorkspaceStore
 
 log = logging.getLogger("geko.app")
-
-MIGRATIONS = Path(__file__).resolve().parents[1] / "sql"
 
 
 @asynccontextmanager
