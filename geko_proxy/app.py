@@ -26,6 +26,7 @@ from geko_proxy.accounts.shadow_store import ShadowStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
 from geko_proxy.config import Settings
+from geko_proxy.door import Door
 from geko_proxy.errors import ConfigError
 from geko_proxy.exchange import Exchange
 from geko_proxy.filters.loader import load_chain
@@ -65,24 +66,19 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             return await proxy.start_chat(parent, body, request)
 
         endpoints = [*client_api.routes(services, start_chat), *admin_api.routes(services)]
+        classifier = Classifier(
+            [(methods, path, rule) for methods, path, rule, _ in endpoints],
+            pass_unknown=settings.librechat.unknown_api == "pass",
+        )
         proxy = Proxy(
-            classifier=Classifier(
-                [(methods, path, rule) for methods, path, rule, _ in endpoints],
-                pass_unknown=settings.librechat.unknown_api == "pass",
-            ),
+            door=Door(classifier, settings.server),
             endpoints={rule.operation: endpoint for _, _, rule, endpoint in endpoints},
             chain=chain,
             upstream=upstream,
             client=services.client,
             shadows=services.shadows,
             turns=services.turns,
-            trusted_proxies=settings.server.trusted_proxies,
-            max_json_bytes=settings.server.max_json_bytes,
-            max_upload_bytes=settings.server.max_upload_bytes,
-            access_log=settings.server.access_log,
-            public_url=settings.server.public_url,
-            max_requests_per_address=settings.server.max_requests_per_address,
-            max_answers_per_user=settings.server.max_answers_per_user,
+            settings=settings.server,
         )
         await chain.start()
         stack.push_async_callback(chain.stop)

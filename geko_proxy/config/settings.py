@@ -18,6 +18,7 @@ from geko_proxy.config.kinds import (
     integer,
     networks,
     origin,
+    origins,
     server_url,
     text,
 )
@@ -55,6 +56,11 @@ class ServerSettings:
     )
     public_url: str = setting(
         "", origin(), "Address under which browsers reach GEKO, like https://chat.example.org."
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        origins(),
+        "Other origins whose pages may call GEKO with a bearer token (CORS); never with cookies.",
     )
     trusted_proxies: tuple[Network, ...] = setting(
         (), networks(), "Networks of the proxies in front of GEKO whose X-Forwarded-For is believed."
