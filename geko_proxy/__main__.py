@@ -71,8 +71,7 @@ def _demo(settings: Settings) -> int:
 
 
 def _migrate(settings: Settings) -> int:
-    from geko_proxy.app import MIGRATIONS
-    from geko_proxy.storage.migrations import migrate
+    from geko_proxy.storage.migrations import MIGRATIONS, migrate
 
     _require_database(settings)
 

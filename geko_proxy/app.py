@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -30,6 +29,7 @@ from geko_proxy.accounts.users import UserStore
 from geko_proxy.admin_api.access import guarded
 from geko_proxy.client_api.openapi import with_document
 from geko_proxy.config import Settings
+from geko_proxy.door import Door
 from geko_proxy.errors import ConfigError
 from geko_proxy.exchange import Exchange
 from geko_proxy.filters.loader import load_chain
@@ -44,7 +44,7 @@ from geko_proxy.proxy import Proxy
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
 from geko_proxy.storage.invalidation import Invalidation
-from geko_proxy.storage.migrations import pending
+from geko_proxy.storage.migrations import MIGRATIONS, pending
 from geko_proxy.turn import Turn
 from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream, UpstreamOptions
@@ -60,8 +60,6 @@ from geko_proxy.workspaces.workspaces import WorkspaceStore
 
 log = logging.getLogger("geko.app")
 
-MIGRATIONS = Path(__file__).resolve().parents[1] / "sql"
-
 
 @asynccontextmanager
 async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
@@ -74,11 +72,12 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             return await proxy.start_chat(parent, body, request)
 
         endpoints = with_document([*client_api.routes(services, start_chat), *admin_api.routes(services)])
+        classifier = Classifier(
+            [(methods, path, rule) for methods, path, rule, _ in endpoints],
+            pass_unknown=settings.librechat.unknown_api == "pass",
+        )
         proxy = Proxy(
-            classifier=Classifier(
-                [(methods, path, rule) for methods, path, rule, _ in endpoints],
-                pass_unknown=settings.librechat.unknown_api == "pass",
-            ),
+            door=Door(classifier, settings.server),
             endpoints={
                 rule.operation: guarded(services, path, rule, endpoint)
                 for _, path, rule, endpoint in endpoints
@@ -88,13 +87,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             client=services.client,
             shadows=services.shadows,
             turns=services.turns,
-            trusted_proxies=settings.server.trusted_proxies,
-            max_json_bytes=settings.server.max_json_bytes,
-            max_upload_bytes=settings.server.max_upload_bytes,
-            access_log=settings.server.access_log,
-            public_url=settings.server.public_url,
-            max_requests_per_address=settings.server.max_requests_per_address,
-            max_answers_per_user=settings.server.max_answers_per_user,
+            settings=settings.server,
         )
         await chain.start()
         stack.push_async_callback(chain.stop)

@@ -75,6 +75,12 @@ class ClientAddress:
             return False
         return request.headers.get("X-Forwarded-Proto", "").split(",")[-1].strip().lower() == "https"
 
+    def is_plain(self, request: web.BaseRequest) -> bool:
+        """Whether a trusted proxy says that the client came without https."""
+        if not self._trusted or not self._is_trusted(request.remote or ""):
+            return False
+        return request.headers.get("X-Forwarded-Proto", "").split(",")[-1].strip().lower() == "http"
+
     def _in_trusted(self, address: str) -> bool:
         try:
             ip = ipaddress.ip_address(address)

@@ -83,9 +83,13 @@ class EndStream(Exception):
     """Raised by an event hook: send `last`, then end the stream; the relay asks LibreChat to abort.
 
     notice: for a chat answer, a sentence that ends the partial answer and is stored with it (contract §4.8).
+    code: the same for programs, snake_case; it becomes the finishReason of /v1/chat/send.
     """
 
-    def __init__(self, last: Sequence[SseEvent] = (), notice: str | None = None) -> None:
+    def __init__(
+        self, last: Sequence[SseEvent] = (), notice: str | None = None, code: str = "ended_by_filter"
+    ) -> None:
         super().__init__(notice or "stream ended by a filter")
         self.last = tuple(last)
         self.notice = notice
+        self.code = code

@@ -242,6 +242,7 @@ class Exchange:
     """One request through the proxy. Filters fill in the facts from top to bottom; None: not known (yet)."""
 
     __slots__ = (
+        "allowed_origin",
         "config",
         "id",
         "model",
@@ -275,6 +276,7 @@ class Exchange:
         self.operation = operation  # the row's name in the route table, e.g. "models"
         self.params = params  # parameters of the path
         self.started_at = started_at  # seconds, time.time()
+        self.allowed_origin: str | None = None  # the Origin, if that may read the reply (CORS)
         self.parent: Exchange | None = None  # the request to an endpoint of GEKO's own that this one serves
         self.reply: Reply | None = None
         self.user: Identity | None = None

@@ -321,9 +321,13 @@ def concurrent_refusal() -> Refused:
     return Refused(409, "answer_running", message, librechat=shown, retry_after_s=1)
 
 
-def error_part(info: str) -> dict[str, str]:
-    """The content part that LibreChat's client shows as a red box with free text (contract §4.8)."""
-    inner = msgspec.json.encode({"type": "google_error", "info": info}).decode()
+def error_part(info: str, code: str = "") -> dict[str, str]:
+    """The content part that LibreChat's client shows as a red box with free text (contract §4.8).
+
+    code: for GEKO's own API; LibreChat's client does not look at it.
+    """
+    extra = {"code": code} if code else {}
+    inner = msgspec.json.encode({"type": "google_error", "info": info, **extra}).decode()
     return {"type": "error", "error": inner}
 
 

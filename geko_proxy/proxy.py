@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import itertools
 import logging
-import os
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
 
 from geko_proxy import relay
-from geko_proxy.client_request import BodyReader, ClientAddress
+from geko_proxy.config import ServerSettings
+from geko_proxy.door import Door
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.failures import failure_reply
 from geko_proxy.filters.chain import Chain
-from geko_proxy.headers import cookies_for_librechat, is_same_origin, reply_headers, request_headers
-from geko_proxy.librechat import Classifier, concurrent_refusal, refusal_in_event_text
-from geko_proxy.routing import BadPath, normalise_path
+from geko_proxy.headers import cookies_for_librechat, reply_headers, request_headers
+from geko_proxy.librechat import concurrent_refusal, refusal_in_event_text
 from geko_proxy.turn import Turn
 from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream
@@ -37,7 +34,7 @@ access = logging.getLogger("geko.access")
 
 Endpoint = Callable[[Exchange, web.BaseRequest], Awaitable[Reply | web.StreamResponse]]
 
-MAX_PUBLIC_BODY_BYTES = 16 * 1024  # of requests that need no sign-in
+ABORT_WAIT_S = 3.0
 
 
 class Proxy:
@@ -46,46 +43,35 @@ class Proxy:
     def __init__(
         self,
         *,
-        classifier: Classifier,
+        door: Door,
         endpoints: Mapping[str, Endpoint],
         chain: Chain,
         upstream: Upstream,
         client: LibreChatClient,
         shadows: ShadowAccounts,
         turns: Turns,
-        trusted_proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = (),
-        max_json_bytes: int = 3 * 1024 * 1024,
-        max_upload_bytes: int = 512 * 1024 * 1024,
-        access_log: bool = True,
-        public_url: str = "",
-        max_requests_per_address: int = 256,
-        max_answers_per_user: int = 32,
+        settings: ServerSettings,
     ) -> None:
-        self._max_in_flight = max_requests_per_address
-        self._max_turns = max_answers_per_user
-        self._public_url = public_url
+        self._max_in_flight = settings.max_requests_per_address
+        self._max_turns = settings.max_answers_per_user
         self.chain = chain
-        self._classifier = classifier
+        self._door = door
         self._endpoints = endpoints
         self._upstream = upstream
         self._client = client
         self._shadows = shadows
         self._turns = turns
-        self._max_json_bytes = max_json_bytes
-        self._max_upload_bytes = max_upload_bytes
-        self._access_log = access_log
+        self._access_log = settings.access_log
         self._in_flight: dict[str, int] = {}  # requests by client address
-        self._ids = itertools.count(1)
-        self._id_prefix = os.urandom(6).hex()
-        self._client_ip = ClientAddress(trusted_proxies)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request from its head to the last byte of its reply. The story of the whole proxy."""
-        exchange = self._open(request)
+        exchange = self._door.open(request)
         status = 499  # the client left before there was a status
         address = exchange.request.client_ip
         self._in_flight[address] = self._in_flight.get(address, 0) + 1
         try:
+            self._door.check_https(exchange, request)
             if self._in_flight[address] > self._max_in_flight:
                 raise Refused(429, "too_many_connections", "Too many requests at once.", retry_after_s=1)
             if exchange.route is Route.CHAT:
@@ -119,20 +105,21 @@ class Proxy:
         reply = await self.chain.request(exchange)
         if reply is None:
             if exchange.route is Route.BLOCKED:
-                raise self._blocked(exchange)
+                raise self._door.refusal(exchange)
             endpoint = self._endpoints.get(exchange.operation)
             if endpoint is not None:
                 if exchange.route is Route.PUBLIC and exchange.request.method == "POST":
-                    self._refuse_foreign(request)
+                    self._door.check_origin(request)
                 answer = await endpoint(exchange, request)
                 if isinstance(answer, web.StreamResponse):
                     return answer
                 return await relay.send(request, exchange, answer, None)
             if exchange.route is Route.STREAM:
                 return await self._listen(exchange, request)
-            if exchange.operation == "chat.abort":
-                await self._check_abort(exchange)
+            aborted = await self._check_abort(exchange) if exchange.operation == "chat.abort" else None
             reply = await self._forward(exchange, request)
+            if aborted is not None and reply.status == 200:
+                await _end_of(aborted)
             reply = await self.chain.reply(exchange, reply)
         hooks = self.chain.events(exchange) if reply.is_event_stream else None
         return await relay.send(request, exchange, reply, hooks)
@@ -232,7 +219,7 @@ class Proxy:
         first, start = await turn.resume() if resume else (b"", 0)
         return await relay.send_log(request, exchange, turn.log, first, start)
 
-    async def _check_abort(self, exchange: Exchange) -> None:
+    async def _check_abort(self, exchange: Exchange) -> Turn:
         """Let only aborts through that name a running answer of the caller (contract trap 18)."""
         identity = exchange.signed_in()
         body = await exchange.request.json()
@@ -250,6 +237,7 @@ class Proxy:
             missing = {"error": "Job not found", "streamId": named}
             raise Refused(404, "job_not_found", "No such answer is running.", librechat=missing)
         exchange.request.set_json({"streamId": turn.stream_id, "conversationId": turn.stream_id})
+        return turn
 
     async def _forward(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """Send the exchange to LibreChat as the caller's shadow account; give back head and unread body."""
@@ -297,58 +285,6 @@ class Proxy:
             if header:
                 exchange.request.overrides["cookie"] = header
 
-    def _open(self, request: web.BaseRequest) -> Exchange:
-        exchange_id = f"{self._id_prefix}{next(self._ids):06x}"
-        raw_path, _, query = request.raw_path.partition("?")
-        bad: str | None = None
-        try:
-            path = normalise_path(raw_path)
-        except BadPath as error:
-            path, bad = "/", str(error)
-        rule, params = self._classifier.classify(request.method, path)
-        cookies = request.cookies if "Cookie" in request.headers else {}
-        body_source = BodyReader(request, self._max_upload_bytes) if request.can_read_body else None
-        asked = Request(
-            request.method,
-            path,
-            query.partition("#")[0],
-            request.headers,
-            client_ip=self._client_ip.of(request),
-            cookies=cookies,
-            secure=self._client_ip.is_secure(request),
-            source=body_source,
-            max_json_bytes=self._max_json_bytes,
-        )
-        exchange = Exchange(exchange_id, asked, rule.route, rule.operation, params, time.time())
-        if bad is not None or not _HOST.fullmatch(request.host):
-            exchange.route, exchange.operation = Route.BLOCKED, "bad_path"
-        elif request.headers.get("Upgrade", "").lower() == "websocket":
-            exchange.route, exchange.operation = Route.BLOCKED, "websocket"
-        elif body_source is not None and not rule.upload:
-            public = rule.route is Route.PUBLIC
-            body_source.limit = MAX_PUBLIC_BODY_BYTES if public else self._max_json_bytes
-        return exchange
-
-    def _refuse_foreign(self, request: web.BaseRequest) -> None:
-        """Sign-in sets and clears a cookie: another site's page must not make a browser do that."""
-        origin = request.headers.get("Origin")
-        foreign = origin != self._public_url and not is_same_origin(origin, request.host)
-        if foreign or request.headers.get("Sec-Fetch-Site") == "cross-site":
-            raise Refused(403, "foreign_origin", "This page may not sign you in or out.")
-
-    def _blocked(self, exchange: Exchange) -> Refused:
-        if exchange.operation == "bad_path":
-            return Refused(400, "bad_path", "The path or the Host header is malformed.")
-        if exchange.operation == "websocket":  # LibreChat has none (contract §8)
-            return Refused(400, "upgrade_refused", "There are no WebSockets here.")
-        allowed = self._classifier.methods(exchange.request.path)
-        if exchange.request.method == "OPTIONS" and allowed:
-            return Refused(204, "options", "", headers={"Allow": ", ".join(sorted(allowed | {"OPTIONS"}))})
-        if exchange.operation == "unknown" and allowed and exchange.request.method not in allowed:
-            allow = {"Allow": ", ".join(sorted(allowed))}
-            return Refused(405, "method_not_allowed", "This method is not served here.", headers=allow)
-        return Refused(404, "not_found", "Endpoint not found")
-
     def _log(self, exchange: Exchange, status: int) -> None:
         if access.isEnabledFor(logging.INFO):
             user = exchange.user
@@ -370,12 +306,20 @@ def shown_path(exchange: Exchange) -> str:
     return exchange.request.path.replace(token, "…") if token else exchange.request.path
 
 
+async def _end_of(turn: Turn) -> None:
+    """Wait for an aborted answer's last event.
+
+    LibreChat sends it before it answers the abort, and its client counts on that: the other way round the next
+    message of a new chat stays in the input box.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ABORT_WAIT_S):
+            await turn.over.wait()
+
+
 def too_many_answers(limit: int) -> Refused:
     """One person may not take all of LibreChat's connections."""
     return Refused(429, "too_many_answers", f"{limit} answers are running already.", retry_after_s=5)
-
-
-_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
 
 def _stream_id(status: int, body: bytes) -> str | None:

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 
+from geko_proxy.browser_safety import secure
 from geko_proxy.errors import EndStream, FilterError, UpstreamError
 from geko_proxy.event_log import EventLog
 from geko_proxy.exchange import Exchange, Reply
@@ -24,24 +25,6 @@ EVENT_STREAM_HEADERS = {
     "X-Accel-Buffering": "no",
 }
 
-
-SECURE_HEADERS = (
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "SAMEORIGIN"),
-    ("Referrer-Policy", "same-origin"),
-    ("Server", "geko"),
-)
-
-
-def secure_headers(headers: CIMultiDict[str], exchange_id: str, https: bool) -> CIMultiDict[str]:
-    """Add the headers that every reply of GEKO carries."""
-    headers.extend(SECURE_HEADERS)
-    headers["X-Request-Id"] = exchange_id
-    if https:
-        headers["Strict-Transport-Security"] = "max-age=31536000"
-    return headers
-
-
 STALLED_S = 30.0  # a client that takes nothing for so long is cut off
 
 
@@ -53,7 +36,7 @@ async def send(
     request: web.BaseRequest, exchange: Exchange, reply: Reply, hooks: EventHooks | None
 ) -> web.StreamResponse:
     """Send a reply: bytes at once, a source as it arrives, an event stream through its hooks if there are any."""
-    headers = secure_headers(reply.headers, exchange.id, exchange.request.secure)
+    headers = secure(reply.headers, exchange)
     if reply.source is None and request.method != "HEAD":
         return web.Response(status=reply.status, headers=headers, body=reply.body)
     response = web.StreamResponse(status=reply.status, headers=headers)
@@ -122,7 +105,7 @@ async def send_log(
     request: web.BaseRequest, exchange: Exchange, events: EventLog, first: bytes, start: int
 ) -> web.StreamResponse:
     """Serve an answer's events from number `start` on to one more browser, after `first`."""
-    headers = secure_headers(CIMultiDict(EVENT_STREAM_HEADERS), exchange.id, exchange.request.secure)
+    headers = secure(CIMultiDict(EVENT_STREAM_HEADERS), exchange)
     response = web.StreamResponse(headers=headers)
     writer = await response.prepare(request)
     try:

@@ -16,6 +16,7 @@ from aiohttp import web
 from geko_proxy.app import open_proxy
 from geko_proxy.config import Settings
 from geko_proxy.errors import ConfigError
+from geko_proxy.http_server import HttpServer
 
 log = logging.getLogger("geko.server")
 
@@ -30,7 +31,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
     On the way out no new connection is taken, running answers get `server.shutdown_timeout_s`.
     """
     async with open_proxy(settings) as proxy:
-        server = web.Server(
+        server = HttpServer(
             proxy.handle,
             handler_cancellation=True,  # a reply that nobody reads must not keep LibreChat busy
             access_log=None,

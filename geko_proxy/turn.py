@@ -65,6 +65,8 @@ class Turn:
         self.created: dict[str, Any] | None = None
         self.run_id: str | None = None
         self.notice: str | None = None  # why the answer was cut
+        self._code = "ended_by_filter"  # the same for programs
+        self.over = asyncio.Event()  # the last event is in the log
         self._client = client
         self._bearer = bearer
         self._hooks = hooks
@@ -91,6 +93,7 @@ class Turn:
             finally:
                 self.log.append(self._last)
                 self.log.close()
+                self.over.set()
 
     async def _give_up(self) -> None:
         self._end_with_error("The answer broke off. Reload the page to see what was stored.")
@@ -209,9 +212,11 @@ class Turn:
         except EndStream as end:
             self._passed.extend([last.raw for last in end.last])
             self.notice = end.notice or "The answer was ended by a rule of this workspace."
+            self._code = end.code
             passed = (event,) if kind == "final" else ()
         except FilterError:
             self.notice = "The answer was ended because a check of it failed."
+            self._code = "filter_failed"
             passed = (event,) if kind == "final" else ()
         if kind == "event":
             self._passed.extend([each.raw for each in passed])
@@ -254,7 +259,10 @@ class Turn:
         final = event.json if event is not None else self._own_final()
         message = final.get("responseMessage")
         if isinstance(message, dict):
-            message["content"] = [*self._passed_on(message.get("content")), error_part(self.notice)]
+            message["content"] = [
+                *self._passed_on(message.get("content")),
+                error_part(self.notice, self._code),
+            ]
             message["text"] = ""
             await self._save(message, stopped)
         self.final = final

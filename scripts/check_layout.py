@@ -16,14 +16,15 @@ PACKAGE = "geko_proxy"
 # A module imports from its own layer and from those above it in this list, never from one below.
 # The longest name that fits counts, so "filters.base" stands apart from the other "filters".
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "sse", "headers", "exchange", "routing", "librechat", "logs", "config", "event_log"),
+    ("", "config", "errors", "event_log", "exchange", "headers", "librechat", "logs", "routing", "sse"),
+    ("browser_safety",),
     ("storage",),
     ("accounts", "workspaces", "metering", "mail", "upstream", "upstream_connection", "librechat_client"),
     ("turn", "turns", "services"),
     ("policy", "filters.base"),
     ("filters",),
     ("filters.chain", "filters.loader"),
-    ("relay", "client_request", "failures", "proxy"),
+    ("relay", "http_server", "client_request", "door", "failures", "proxy"),
     ("client_api", "admin_api", "console"),
     ("app", "testing"),
     ("server", "demo", "__main__"),

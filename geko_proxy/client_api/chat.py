@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
+from geko_proxy.browser_safety import secure
 from geko_proxy.client_api.chat_events import Answer, ClientEvent
 from geko_proxy.client_api.chat_message import ROOT, SendBody, check, chosen_model, librechat_message
 from geko_proxy.client_api.validation import parse
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
 from geko_proxy.metering.meter import TurnMeter
-from geko_proxy.relay import ClientLeft, secure_headers
+from geko_proxy.relay import ClientLeft
 from geko_proxy.sse import SseParser
 from geko_proxy.turn import Turn
 
@@ -70,7 +71,7 @@ async def stream(
 ) -> web.StreamResponse:
     """Send the answer's events as they come; those that come together are written together."""
     response = EventSourceResponse(sep="\n", allow_all_methods=True, send_timeout=None)
-    secure_headers(response.headers, exchange.id, exchange.request.secure)
+    secure(response.headers, exchange)
     response.headers["X-Conversation-Id"] = turn.stream_id
     try:
         await response.prepare(request)

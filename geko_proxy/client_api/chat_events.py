@@ -8,8 +8,8 @@ What clients get, each as one SSE event with one line of JSON:
                                              the answer's total so far: at each report of the provider, or once at the
                                              end, estimated, where it reports nothing
     final      {"conversationId", "messageId", "model", "text", "finishReason", "usage", "error"?}
-                                             finishReason: stop | aborted | quota_exceeded | error; with the last two,
-                                             error is {"code", "message", "requestId"}
+                                             finishReason: stop | aborted | error | what cut it (quota_exceeded);
+                                             with the last two, error is {"code", "message", "requestId"}
     error      {"code", "message", "requestId"}  there is no answer
 
 The last event is always either `final` or `error`.
@@ -137,13 +137,13 @@ class Answer:
             "messageId": message.get("messageId"),
             "model": model_of(message) or self._model,
             "text": text,
-            "finishReason": finish_reason(aborted=bool(data.get("aborted")), failed=bool(errors)),
+            "finishReason": "stop",
             "usage": self._usage,
         }
         if errors:
             final["error"] = self._error(errors[-1].get("error"))
-            if final["finishReason"] == "quota_exceeded":
-                final["error"]["code"] = "quota_exceeded"
+        aborted, code = bool(data.get("aborted")), final.get("error", {}).get("code")
+        final["finishReason"] = finish_reason(aborted=aborted, code=code)
         return [*events, ClientEvent("final", final)]
 
     def _error(self, reason: Any) -> dict[str, Any]:
@@ -172,11 +172,14 @@ def model_of(message: Mapping[str, Any]) -> str | None:
     return f"{endpoint}/{model}" if isinstance(endpoint, str) and isinstance(model, str) else None
 
 
-def finish_reason(*, aborted: bool, failed: bool) -> str:
-    """Why an answer ended. GEKO puts the reason into the answers that it cuts (contract §4.8)."""
+def finish_reason(*, aborted: bool, code: str | None) -> str:
+    """Why an answer ended. GEKO puts the reason into the answers that it cuts (contract §4.8).
+
+    code: of the error in the answer, None without one.
+    """
     if aborted:
-        return "quota_exceeded" if failed else "aborted"
-    return "error" if failed else "stop"
+        return code or "aborted"
+    return "error" if code else "stop"
 
 
 def explain(reason: Any) -> tuple[str, str]:
@@ -188,7 +191,8 @@ def explain(reason: Any) -> tuple[str, str]:
         case "illegal_model_request" if isinstance(info, str):
             return "model_not_available", f"The model {info.replace('|', '/', 1)} is not available."
         case "google_error" if isinstance(info, str):
-            return "answer_failed", info[:MAX_ERROR_LENGTH]
+            code = shown.get("code")
+            return code if isinstance(code, str) else "answer_failed", info[:MAX_ERROR_LENGTH]
         case str() as kind if kind.replace("_", "").isalnum():
             message = info or shown.get("message") or kind.replace("_", " ")
             return kind[:60], str(message)[:MAX_ERROR_LENGTH]

@@ -7,9 +7,9 @@ from email.utils import format_datetime
 
 from aiohttp import web
 
+from geko_proxy.browser_safety import is_cookie_secure, refresh_cookie
 from geko_proxy.config import ServerSettings
 from geko_proxy.exchange import Exchange, Reply
-from geko_proxy.filters.auth import REFRESH_COOKIE
 from geko_proxy.headers import is_same_origin
 
 CLEARED = "Thu, 01 Jan 1970 00:00:00 GMT"
@@ -23,7 +23,7 @@ class RefreshCookies:
 
     def read(self, exchange: Exchange, request: web.BaseRequest) -> str | None:
         """The refresh token in the cookie; None without one, or when a page of another origin sends it."""
-        token = exchange.request.cookies.get(REFRESH_COOKIE)
+        token = exchange.request.cookies.get(refresh_cookie(self._settings, exchange.request.secure))
         origin = exchange.request.headers.get("Origin")
         if not token or not (is_same_origin(origin, request.host) or origin == self._settings.public_url):
             return None
@@ -38,12 +38,9 @@ class RefreshCookies:
         self._add(exchange, reply, "", CLEARED)
 
     def _add(self, exchange: Exchange, reply: Reply, value: str, expires: str) -> None:
-        parts = [f"{REFRESH_COOKIE}={value}", "Path=/", f"Expires={expires}", "HttpOnly", "SameSite=Strict"]
-        if self._is_secure(exchange):
+        name = refresh_cookie(self._settings, exchange.request.secure)
+        parts = [f"{name}={value}", "Path=/", f"Expires={expires}", "HttpOnly", "SameSite=Strict"]
+        if is_cookie_secure(self._settings, exchange.request.secure):
             parts.append("Secure")
         reply.headers.add("Set-Cookie", "; ".join(parts))
         reply.headers["Cache-Control"] = "no-store"
-
-    def _is_secure(self, exchange: Exchange) -> bool:
-        chosen = self._settings.cookie_secure
-        return self._settings.cookies_are_secure or (chosen == "auto" and exchange.request.secure)

@@ -13,14 +13,13 @@ from aiohttp import web
 
 from geko_proxy.errors import StoreError
 from geko_proxy.exchange import Exchange, Reply
-from geko_proxy.storage.migrations import pending
+from geko_proxy.storage.migrations import MIGRATIONS, pending
 
 if TYPE_CHECKING:
     from geko_proxy.services import Services
 
 log = logging.getLogger("geko.health")
 
-MIGRATIONS: Final = Path(__file__).resolve().parents[2] / "sql"
 FRESH_S: Final = 1.0  # anybody may ask: a flood of questions must not become a flood of checks
 TIMEOUT_S: Final = 5.0
 

@@ -93,7 +93,7 @@ SECURITY_SCHEMES: Final = {
         "type": "apiKey",
         "in": "cookie",
         "name": "geko_refresh",
-        "description": "A browser's refresh token; only accepted from pages of GEKO's own origin.",
+        "description": "A browser's refresh token; only from GEKO's own pages. Over https: __Host-geko_refresh.",
     },
 }
 

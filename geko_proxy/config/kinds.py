@@ -136,6 +136,18 @@ def origin() -> Kind[str]:
     return Kind("an http or https URL", check)
 
 
+def origins() -> Kind[tuple[str, ...]]:
+    """Make a kind for a list of web origins (RFC 6454), each a scheme and host, a port where it is not the usual."""
+    one = origin().check
+
+    def check(value: object) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            raise ValueError
+        return tuple(one(item) for item in value)
+
+    return Kind("a list of origins like https://app.example.org", check, parse=_parse_list)
+
+
 def server_url(*schemes: str) -> Kind[str]:
     """Make a kind for the URL of a database server with one of these schemes; empty is allowed."""
 

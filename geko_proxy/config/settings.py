@@ -18,6 +18,7 @@ from geko_proxy.config.kinds import (
     integer,
     networks,
     origin,
+    origins,
     server_url,
     text,
     workspace_hosts,
@@ -61,6 +62,11 @@ class ServerSettings:
         "",
         workspace_hosts(),
         "Addresses of single workspaces, like {workspace}.{tenant}.example.org; empty: none.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        origins(),
+        "Other origins whose pages may call GEKO with a bearer token (CORS); never with cookies.",
     )
     trusted_proxies: tuple[Network, ...] = setting(
         (), networks(), "Networks of the proxies in front of GEKO whose X-Forwarded-For is believed."

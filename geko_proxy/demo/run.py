@@ -18,13 +18,12 @@ import asyncpg
 import msgspec
 
 from geko_proxy.accounts.registration import EmailTaken, Registration
-from geko_proxy.app import MIGRATIONS
 from geko_proxy.config import Settings
 from geko_proxy.demo.librechat.server import StandIn
 from geko_proxy.errors import ConfigError
 from geko_proxy.server import serve
 from geko_proxy.storage.database import Database
-from geko_proxy.storage.migrations import migrate
+from geko_proxy.storage.migrations import MIGRATIONS, migrate
 from geko_proxy.workspaces.config import WorkspaceConfig, WorkspaceConfigStore
 from geko_proxy.workspaces.roles import Role
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from geko_proxy.accounts.tokens import Identity, InvalidToken
+from geko_proxy.browser_safety import refresh_cookie
 from geko_proxy.filters.base import Exchange, Filter, Refused, Reply, Route
 from geko_proxy.storage.recent import Recent
 
 if TYPE_CHECKING:
     from geko_proxy.services import Services
 
-REFRESH_COOKIE = "geko_refresh"
 ANONYMOUS_OPERATIONS = frozenset({"config", "banner"})  # LibreChat's sign-in page asks for them
 
 
@@ -37,6 +37,7 @@ class AuthFilter(Filter):
 
     def __init__(self, options: object, services: Services) -> None:
         super().__init__(options, services)
+        self._server = services.settings.server
         self._tokens = services.tokens
         self._sessions = services.sessions
         self._hosts = services.hosts
@@ -71,7 +72,7 @@ class AuthFilter(Filter):
         return identity
 
     async def _from_cookie(self, exchange: Exchange) -> Identity:
-        cookie = exchange.request.cookies.get(REFRESH_COOKIE)
+        cookie = exchange.request.cookies.get(refresh_cookie(self._server, exchange.request.secure))
         session = await self._sessions.find(cookie) if cookie else None
         if session is None:
             raise unauthorized("not_signed_in", "No auth token")

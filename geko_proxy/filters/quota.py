@@ -283,7 +283,7 @@ class QuotaFilter(Filter):
         if granted < missing:
             turn.state = TurnState.CUT
             log.info("%s: turn %s is cut: the quota is used up", exchange.id, turn.lease.turn_id)
-            raise EndStream(notice=quota_text(exchange, turn.lease.window.end))
+            raise EndStream(notice=quota_text(exchange, turn.lease.window.end), code=REFUSAL_CODE)
 
     async def _every(self, seconds: float, work: Any) -> None:
         while True:

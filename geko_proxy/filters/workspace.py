@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from geko_proxy.accounts.tokens import Identity
     from geko_proxy.services import Services
 
+CODE: Final = "access_ended"
 DEAF_S: Final = 1.0  # how often a running answer's role is read while changes can't be heard
 WORKSPACE_TTL_S: Final = 60.0  # its name; whether it is archived is seen at once, by the role
 ANONYMOUS: Final = frozenset({"config", "banner"})  # LibreChat's sign-in page asks for them
@@ -72,9 +73,10 @@ class Watch:
         self._seen, self._looked_at = generation, monotonic()
         role = await self._members.role(*self._key)
         if role is None:
-            raise EndStream(notice="You are no longer a member of this workspace.")
+            raise EndStream(notice="You are no longer a member of this workspace.", code=CODE)
         if not allowed(role, Permission.CHAT):
-            raise EndStream(notice="Your role in this workspace does not allow to chat any more.")
+            text = "Your role in this workspace does not allow to chat any more."
+            raise EndStream(notice=text, code=CODE)
 
 
 class WorkspaceFilter(Filter):

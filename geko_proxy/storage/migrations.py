@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,10 @@ from geko_proxy.storage.database import lost_is_store_error
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
+
+SOURCE: Final = Path(__file__).resolve().parents[2] / "sql"
+MIGRATIONS: Final = SOURCE if SOURCE.is_dir() else Path(sysconfig.get_path("data"), "share/geko/sql")
+"""GEKO's own: in the source tree, or where the wheel puts them."""
 
 FILE_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 

@@ -34,7 +34,7 @@ def value(reply: Reply) -> Any:
 
 
 def cookie(reply: Reply) -> str:
-    return reply.headers["Set-Cookie"].partition(";")[0].removeprefix("geko_refresh=")
+    return reply.headers["Set-Cookie"].partition(";")[0].removeprefix("__Host-geko_refresh=")
 
 
 async def refused(endpoint: Any, call: Any) -> tuple[int, str]:
@@ -143,7 +143,7 @@ async def test_refresh_by_body_rotates(auth: Auth, call: Call, services: Service
 
 async def test_refresh_by_cookie_keeps_the_token_from_scripts(auth: Auth, call: Call) -> None:
     first = value(await auth.register(*call(ANN)))
-    cookies = {"geko_refresh": first["refreshToken"]}
+    cookies = {"__Host-geko_refresh": first["refreshToken"]}
     foreign = call(cookies=cookies, headers={"Origin": "https://evil.example"})
     assert await refused(auth.refresh, foreign) == (401, "not_signed_in")
     reply = await auth.refresh(*call(cookies=cookies))
@@ -173,10 +173,10 @@ async def test_logout(auth: Auth, call: Call, services: Services, how: str) -> N
         case "body":
             asked = call({"refreshToken": refresh})
         case "cookie":
-            asked = call(cookies={"geko_refresh": refresh})
+            asked = call(cookies={"__Host-geko_refresh": refresh})
         case _:
             old = services.tokens.issue(services.tokens.verify(access, time()), uuid4(), now=1000)
-            asked = call(cookies={"geko_refresh": refresh}, headers={"Authorization": f"Bearer {old}"})
+            asked = call(cookies={"__Host-geko_refresh": refresh}, headers={"Authorization": f"Bearer {old}"})
     reply = await auth.logout(*asked)
     assert (reply.status, cookie(reply)) == (204, "")
     assert await is_over(services, access)

@@ -113,7 +113,10 @@ def test_an_answer_that_never_began() -> None:
 def test_an_answer_that_was_cut_for_the_quota() -> None:
     notice = "The monthly token quota of workspace W is used up."
     events = translate(
-        [delta("Hal"), final({"type": "text", "text": "Hal"}, error_part(notice), aborted=True)]
+        [
+            delta("Hal"),
+            final({"type": "text", "text": "Hal"}, error_part(notice, "quota_exceeded"), aborted=True),
+        ]
     )
     last = events[-1].data
     assert (last["text"], last["finishReason"]) == ("Hal", "quota_exceeded")

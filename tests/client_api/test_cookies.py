@@ -33,7 +33,8 @@ def test_attributes(
     exchange, _ = call(secure=https)
     reply = Reply(200)
     cookies.set(exchange, reply, "token", EXPIRES)
-    wanted = "geko_refresh=token; Path=/; Expires=Sun, 29 Nov 2026 18:03:02 GMT; HttpOnly; SameSite=Strict"
+    name = "__Host-geko_refresh" if secure else "geko_refresh"
+    wanted = f"{name}=token; Path=/; Expires=Sun, 29 Nov 2026 18:03:02 GMT; HttpOnly; SameSite=Strict"
     assert reply.headers["Set-Cookie"] == wanted + ("; Secure" if secure else "")
     assert reply.headers["Cache-Control"] == "no-store"
 
@@ -52,5 +53,5 @@ def test_attributes(
 def test_pages_of_other_origins_have_no_cookie(call: Call, origin: str | None, believed: bool) -> None:
     cookies = RefreshCookies(ServerSettings(public_url="https://public.example"))
     headers = {} if origin is None else {"Origin": origin}
-    exchange, request = call(cookies={"geko_refresh": "token"}, headers=headers)
+    exchange, request = call(cookies={"__Host-geko_refresh": "token"}, headers=headers)
     assert cookies.read(exchange, request) == ("token" if believed else None)

@@ -37,7 +37,7 @@ def value(reply: Reply) -> Any:
 
 
 def cookie(reply: Reply) -> str:
-    return reply.headers["Set-Cookie"].partition(";")[0].removeprefix("geko_refresh=")
+    return reply.headers["Set-Cookie"].partition(";")[0].removeprefix("__Host-geko_refresh=")
 
 
 def is_session_over(reply: Reply) -> bool:
@@ -115,7 +115,7 @@ async def test_registration_that_is_refused(
 async def test_refresh(page: LibreChatAuth, call: Call, librechat: FakeLibreChat) -> None:
     await page.register(*call(FORM))
     token = cookie(await page.login(*call(LOGIN)))
-    reply = await page.refresh(*call(cookies={"geko_refresh": token}))
+    reply = await page.refresh(*call(cookies={"__Host-geko_refresh": token}))
     assert set(value(reply)) == {"token", "user"}
     assert cookie(reply) not in ("", token)
     assert librechat.asked == 1  # kept for a while
@@ -125,11 +125,11 @@ async def test_a_session_that_is_over_is_never_an_error(page: LibreChatAuth, cal
     assert is_session_over(await page.refresh(*call()))
     await page.register(*call(FORM))
     token = cookie(await page.login(*call(LOGIN)))
-    foreign = call(cookies={"geko_refresh": token}, headers={"Origin": "https://evil.example"})
+    foreign = call(cookies={"__Host-geko_refresh": token}, headers={"Origin": "https://evil.example"})
     assert is_session_over(await page.refresh(*foreign))
-    newer = cookie(await page.refresh(*call(cookies={"geko_refresh": token})))
+    newer = cookie(await page.refresh(*call(cookies={"__Host-geko_refresh": token})))
     for used in (token, newer, "nonsense"):  # the first is reused, which ends the session of the second
-        reply = await page.refresh(*call(cookies={"geko_refresh": used}))
+        reply = await page.refresh(*call(cookies={"__Host-geko_refresh": used}))
         assert is_session_over(reply)
         assert cookie(reply) == ""
 
@@ -143,9 +143,9 @@ async def test_while_librechat_is_down_the_cookie_stays_good(
     librechat.down = True
     for _ in range(2):
         with pytest.raises(UpstreamUnreachable):
-            await fresh.refresh(*call(cookies={"geko_refresh": token}))
+            await fresh.refresh(*call(cookies={"__Host-geko_refresh": token}))
     librechat.down = False
-    assert set(value(await fresh.refresh(*call(cookies={"geko_refresh": token})))) == {"token", "user"}
+    assert set(value(await fresh.refresh(*call(cookies={"__Host-geko_refresh": token})))) == {"token", "user"}
 
 
 @pytest.mark.parametrize("how", ["bearer", "cookie"])
@@ -156,12 +156,12 @@ async def test_logout(page: LibreChatAuth, services: Services, call: Call, how: 
     if how == "bearer":
         asked = call(headers={"Authorization": f"Bearer {bearer}"})
     else:
-        asked = call(cookies={"geko_refresh": token}, headers={"Authorization": "Bearer expired"})
+        asked = call(cookies={"__Host-geko_refresh": token}, headers={"Authorization": "Bearer expired"})
     reply = await page.logout(*asked)
     assert (reply.status, value(reply), cookie(reply)) == (200, {"message": "Logout successful"}, "")
     identity = services.tokens.verify(bearer, time())
     assert not await services.sessions.is_active(identity.tenant_id, identity.session_id)
-    assert is_session_over(await page.refresh(*call(cookies={"geko_refresh": token})))
+    assert is_session_over(await page.refresh(*call(cookies={"__Host-geko_refresh": token})))
 
 
 async def test_balance_and_keys(page: LibreChatAuth, call: Call) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import time
 from typing import Any
+from uuid import UUID
 
+import asyncpg
 import pytest
 
 from tests.e2e.people import Person, deltas
@@ -104,6 +106,25 @@ async def test_stop_is_charged_by_what_was_streamed(alice: Person) -> None:
     assert b'"aborted":true' in rest
     used = (await settled(alice))["used"]
     assert 15 < used < 200
+
+
+async def test_the_reply_to_stop_comes_after_the_last_event(alice: Person, e2e_dsn: str) -> None:
+    """The other order leaves the next message of a new chat in the input box of LibreChat's page."""
+    conversation = await alice.start("stop me [[tokens=500 prompt=10 delay_ms=10]]")
+    async with alice.subscribed(conversation) as reply:
+        await reply.content.readline()
+        database = await asyncpg.connect(e2e_dsn)
+        async with database.transaction():  # the last event waits for the charge, and that for this lock
+            await database.execute(
+                "select * from quota_windows where workspace_id = $1 for update", UUID(alice.workspace_id)
+            )
+            body = {"streamId": conversation}
+            stop = asyncio.create_task(alice.call("POST", "/api/agents/chat/abort", body))
+            done, _ = await asyncio.wait({stop}, timeout=0.5)
+            assert not done
+        assert (await stop).status == 200
+        assert b'"aborted":true' in await reply.read()
+    await database.close()
 
 
 async def test_abort_hits_only_what_it_names(alice: Person, bob: Person) -> None:

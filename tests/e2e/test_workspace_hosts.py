@@ -22,6 +22,7 @@ def server(e2e_dsn: str, stand_in: Running, tmp_path_factory: pytest.TempPathFac
         stand_in.url,
         GEKO_SERVER_WORKSPACE_HOSTS="{workspace}.{tenant}.example.org",
         GEKO_SERVER_PUBLIC_URL="https://chat.example.org",
+        GEKO_SERVER_TRUSTED_PROXIES="127.0.0.1/32",
     )
     with running(["geko_proxy", "serve"], environ, log) as started:
         yield started
@@ -75,7 +76,7 @@ async def test_a_token_for_another_workspace_is_refused(place: Place) -> None:
     assert refused.status == 200
     refused = await owner.call("POST", "/v1/chat/send", {"message": "hi"}, Host=place.second)
     assert refused.json["error"]["code"] == "other_workspace"
-    cookie = {"Cookie": f"geko_refresh={owner.refresh_token}", "Host": place.second}
+    cookie = {"Cookie": f"__Host-geko_refresh={owner.refresh_token}", "Host": place.second}
     assert (await call(owner.client, "GET", "/images/x/y.png", headers=cookie)).status == 403
     nowhere = place.first.replace("first", "third")
     assert (await owner.call("GET", "/api/convos", Host=nowhere)).status == 404
@@ -91,7 +92,7 @@ async def test_the_address_decides_where_one_signs_in(place: Place) -> None:
     elsewhere = await sign_in(place, place.second, workspaceId=place.owner.workspace_id)
     assert (elsewhere.status, elsewhere.json["error"]["code"]) == (403, "other_workspace")
     # the cookie of one session, used at another workspace's address, acts in that one
-    cookie = f"geko_refresh={entered.json['refreshToken']}"
+    cookie = f"__Host-geko_refresh={entered.json['refreshToken']}"
     renewed = await post(place.owner.client, "/v1/auth/refresh", {}, Host=place.first, Cookie=cookie)
     assert (renewed.status, renewed.json["workspace"]["id"]) == (200, place.owner.workspace_id)
     body = {"email": "x@example.org", "password": PASSWORD, "name": "X"}
@@ -112,7 +113,7 @@ async def test_who_is_no_member_does_not_get_in_by_an_address(
         body = {"email": person.email, "password": PASSWORD}
         refused = await post(client, "/v1/auth/login", body, Host=place.second)
         assert (refused.status, refused.json["error"]["code"]) == (403, "not_a_member")
-        cookie = f"geko_refresh={person.refresh_token}"
+        cookie = f"__Host-geko_refresh={person.refresh_token}"
         refused = await post(client, "/v1/auth/refresh", {}, Host=place.second, Cookie=cookie)
         assert (refused.status, refused.json["error"]["code"]) == (403, "not_a_member")
     made = await place.owner.call(
@@ -123,6 +124,16 @@ async def test_who_is_no_member_does_not_get_in_by_an_address(
     new = {"email": email, "name": "New", "password": PASSWORD}
     assert (await post(client, path, new, Host=place.second)).status == 403
     assert (await post(client, path, new, Host=place.first)).status == 201
+
+
+async def test_plain_http_goes_on_at_the_same_address(place: Place, client: aiohttp.ClientSession) -> None:
+    for host, origin in (
+        (place.first, f"https://{place.first}"),
+        ("evil.example", "https://chat.example.org"),
+    ):
+        headers = {"Host": host, "X-Forwarded-Proto": "http"}
+        answer = await call(client, "GET", "/login", headers=headers)
+        assert (answer.status, answer.headers["Location"]) == (308, f"{origin}/login")
 
 
 async def test_names_are_unique_and_checked(place: Place, client: aiohttp.ClientSession) -> None:
