@@ -23,6 +23,9 @@ from geko_proxy.workspaces.roles import Permission
 if TYPE_CHECKING:
     from geko_proxy.services import Services
 
+HTML = "text/html"
+SWITCH_PAGE = for_all("auth.switch_page")._replace(media=(HTML,))
+OFFER = for_all("invitations.get", None, OfferReply)._replace(media=("application/json", HTML))
 ACCEPT = for_all("invitations.accept", AcceptBody, AcceptedReply)._replace(created=TokensReply)
 MAY_CHAT = in_own_workspace(Permission.CHAT)
 ANSWER = ("text/event-stream", "application/json")
@@ -52,7 +55,8 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
         ("POST", "/v1/auth/logout", for_all("auth.logout", RefreshBody, None, 204), auth.logout),
         ("GET", "/v1/auth/me", own("auth.me", SIGNED_IN, None, MeReply), auth.me),
         ("POST", "/v1/auth/switch", own("auth.switch", SIGNED_IN, SwitchBody, TokensReply), auth.switch),
-        ("GET", "/v1/invitations/{token}", for_all("invitations.get", None, OfferReply), invited.get),
+        ("GET", "/v1/auth/switch", SWITCH_PAGE, auth.switch_page),
+        ("GET", "/v1/invitations/{token}", OFFER, invited.get),
         ("POST", "/v1/invitations/{token}/accept", ACCEPT, invited.accept),
         ("POST", "/v1/chat/send", own("chat.send", MAY_CHAT, SendBody, media=ANSWER), chat.send),
         ("POST", "/api/auth/login", Rule(public, "librechat.login"), page.login),

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from geko_proxy.accounts.registration import EmailTaken, InvalidRegistration
 from geko_proxy.client_api.cookies import RefreshCookies
+from geko_proxy.client_api.pages import SWITCH_PAGE, page_reply
 from geko_proxy.client_api.sign_in import SignedIn, SignIns
 from geko_proxy.client_api.validation import Body, invalid, parse
 from geko_proxy.errors import Refused
@@ -123,6 +124,10 @@ class Auth:
         reply.headers["Cache-Control"] = "no-store"
         reply.headers["Clear-Site-Data"] = '"storage"'
         return reply
+
+    async def switch_page(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """A page on which a browser chooses another workspace. It changes nothing by being opened."""
+        return page_reply(SWITCH_PAGE)
 
     async def me(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: the caller, the tenant, the workspace of the token and the role in it (null: no longer a member)."""

@@ -15,6 +15,7 @@ from geko_proxy.accounts.registration import EmailTaken, InvalidRegistration
 from geko_proxy.accounts.tokens import Identity
 from geko_proxy.client_api.auth import tokens_shape
 from geko_proxy.client_api.cookies import RefreshCookies
+from geko_proxy.client_api.pages import INVITATION_PAGE, page_reply, wants_page
 from geko_proxy.client_api.shapes import PlaceShape, Shape
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.client_api.validation import Body, invalid, parse
@@ -74,7 +75,12 @@ class Invited:
         self._cookies = RefreshCookies(services.settings.server)
 
     async def get(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
-        """What the invitation offers: 404 for an unknown one, 410 for one that can't be used any more."""
+        """What the invitation offers: 404 for an unknown one, 410 for one that can't be used any more.
+
+        Somebody who opens the link in a browser gets a page that shows the same and accepts.
+        """
+        if wants_page(exchange):
+            return page_reply(INVITATION_PAGE)
         with in_words():
             offer = await self._services.invitations.find(exchange.params["token"])
             if offer is None:
@@ -89,7 +95,7 @@ class Invited:
             email=offer.invitation.email,
             expires_at=offer.invitation.expires_at,
         )
-        return Reply.of_json(200, shape, {"Cache-Control": "no-store"})
+        return Reply.of_json(200, shape, {"Cache-Control": "no-store", "Vary": "Accept"})
 
     async def accept(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """Join: 200 for somebody who is signed in, 201 and tokens for a new account.

@@ -15,6 +15,7 @@ import aiohttp
 import asyncpg
 import pytest
 
+from geko_proxy.client_api.pages import fingerprint
 from tests.e2e.people import PASSWORD, Answer, Person, call, invite, login, post, register
 from tests.e2e.processes import Running, geko_environment, running
 
@@ -83,6 +84,25 @@ async def test_a_link_brings_somebody_new_in(
     ):
         assert code(answer) == (410, "invitation_used")
     assert token not in geko.log_text()
+
+
+async def test_a_browser_gets_a_page_that_knows_nothing(alice: Person, client: aiohttp.ClientSession) -> None:
+    token = await token_of(alice)
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    pages = [
+        await call(client, "GET", path, headers=browser)
+        for path in (f"/v1/invitations/{token}", f"/v1/invitations/{'A' * 86}", "/v1/auth/switch")
+    ]
+    assert pages[0].raw == pages[1].raw  # nothing of the request is in it
+    for shown in pages:
+        assert (shown.status, shown.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert shown.headers["Referrer-Policy"] == "no-referrer"
+        policy = shown.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'sha256-")
+        assert "unsafe" not in policy
+        script = re.findall(rb"<script>(.*?)</script>", shown.raw, re.DOTALL)
+        assert [fingerprint(text.decode()) in policy for text in script] == [True]
+    assert (await call(client, "GET", f"/v1/invitations/{token}")).json["role"] == "member"
 
 
 async def test_nobody_gets_more_than_was_offered(alice: Person, client: aiohttp.ClientSession) -> None:

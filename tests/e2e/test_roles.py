@@ -28,6 +28,7 @@ OPEN_TO_ALL = {
     "auth.login",
     "auth.refresh",
     "auth.logout",
+    "auth.switch_page",
     "invitations.get",
     "invitations.accept",
     "openapi",
@@ -152,9 +153,11 @@ async def test_each_role_on_each_route(
 def check_shape(operation: Operation, answer: Answer) -> None:
     """The answer is what the document says of it."""
     says = operation.says["responses"].get(str(answer.status)) or operation.says["responses"]["default"]
-    media = says.get("content", {}).get("application/json")
+    content = says.get("content", {})
+    assert (answer.headers.get("Content-Type", "").partition(";")[0] in content) == bool(content)
+    media = content.get("application/json")
     if media is None:
-        assert answer.raw == b""
+        assert bool(answer.raw) == bool(content)
         return
     schema = {**media["schema"], "components": describe(routes())["components"]}
     OAS31Validator(schema, format_checker=oas31_format_checker).validate(answer.json)
