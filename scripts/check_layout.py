@@ -18,7 +18,16 @@ PACKAGE = "geko_proxy"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "sse", "headers", "exchange", "routing", "librechat", "logs", "config", "event_log"),
     ("storage",),
-    ("accounts", "workspaces", "metering", "mail", "upstream", "upstream_connection", "librechat_client"),
+    (
+        "accounts",
+        "oauth",
+        "workspaces",
+        "metering",
+        "mail",
+        "upstream",
+        "upstream_connection",
+        "librechat_client",
+    ),
     ("turn", "turns", "services"),
     ("policy", "filters.base"),
     ("filters",),

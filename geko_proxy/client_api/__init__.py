@@ -9,6 +9,7 @@ from geko_proxy.client_api.chat import Chat, StartChat
 from geko_proxy.client_api.health import Health
 from geko_proxy.client_api.librechat_auth import LibreChatAuth
 from geko_proxy.client_api.login_limits import LoginLimits
+from geko_proxy.client_api.oauth import OAuth
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.exchange import Route
 from geko_proxy.librechat import Rule
@@ -26,6 +27,7 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     sign_ins = SignIns(services, LoginLimits())
     auth = Auth(services, sign_ins)
     page = LibreChatAuth(services, sign_ins)
+    oauth = OAuth(services, sign_ins)
     chat = Chat(services, start_chat)
     health = Health(services)
     public, own = Route.PUBLIC, Route.OWN
@@ -35,11 +37,21 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
         ("POST", "/v1/auth/refresh", Rule(public, "auth.refresh"), auth.refresh),
         ("POST", "/v1/auth/logout", Rule(public, "auth.logout"), auth.logout),
         ("GET", "/v1/auth/me", Rule(own, "auth.me"), auth.me),
+        ("GET", "/v1/auth/oauth", Rule(public, "oauth.providers"), oauth.providers),
+        ("GET", "/v1/auth/oauth/error", Rule(public, "oauth.error_page"), oauth.error_page),
+        ("GET", "/v1/auth/oauth/links", Rule(own, "oauth.links"), oauth.links),
+        ("GET", "/v1/auth/oauth/{provider}", Rule(public, "oauth.start"), oauth.start),
+        ("GET", "/v1/auth/oauth/{provider}/callback", Rule(public, "oauth.callback"), oauth.callback),
+        ("POST", "/v1/auth/oauth/{provider}/link", Rule(own, "oauth.link"), oauth.link),
+        ("DELETE", "/v1/auth/oauth/{provider}", Rule(own, "oauth.unlink"), oauth.unlink),
         ("POST", "/v1/chat/send", Rule(own, "chat.send"), chat.send),
         ("POST", "/api/auth/login", Rule(public, "librechat.login"), page.login),
         ("POST", "/api/auth/register", Rule(public, "librechat.register"), page.register),
         ("POST", "/api/auth/refresh", Rule(public, "librechat.refresh"), page.refresh),
         ("POST", "/api/auth/logout", Rule(public, "librechat.logout"), page.logout),
+        ("GET", "/oauth/google", Rule(public, "librechat.oauth"), oauth.start_from_librechat),
+        ("GET", "/oauth/github", Rule(public, "librechat.oauth"), oauth.start_from_librechat),
+        ("GET", "/oauth/openid", Rule(public, "librechat.oauth"), oauth.start_from_librechat),
         ("GET", "/api/balance", Rule(own, "librechat.balance"), page.balance),
         ("GET", "/api/keys", Rule(own, "librechat.keys"), page.keys),
         ("GET", "/health", Rule(public, "health"), health.health),

@@ -67,6 +67,14 @@ class SignIns:
         if stored is not None and needs_rehash(stored):
             new = await hash_password(password)
             await self._services.users.set_password(user.tenant_id, user.user_id, new)
+        return await self.by_user(exchange, user, workspace_id)
+
+    async def by_user(self, exchange: Exchange, user: User, workspace_id: UUID | None = None) -> SignedIn:
+        """Sign in somebody who has proved who they are.
+
+        workspace_id: the workspace to enter, the oldest one when None.
+        Raises Refused 403 when there is nowhere to go in.
+        """
         tenant = await self._active_tenant(user.tenant_id)
         if tenant is None:
             raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
@@ -99,6 +107,10 @@ class SignIns:
             tenant_name=tenant_name,
             token_limit=settings.default_token_limit or None,
         )
+
+    def begin_registration(self, exchange: Exchange) -> None:
+        """Count an account that is made without a password. Raises Refused 429."""
+        self._limits.begin_registration(exchange.request.client_ip)
 
     async def enter(self, exchange: Exchange, registered: Registered) -> SignedIn:
         """Sign in somebody who has just registered."""
