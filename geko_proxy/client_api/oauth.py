@@ -80,7 +80,7 @@ class OAuth:
     async def start(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """303 to the provider. `redirect_to` in the query: the page that is shown afterwards."""
         provider = self._provider(exchange.params["provider"])
-        given = dict(parse_qsl(exchange.request.query, max_num_fields=20)).get("redirect_to")
+        given = query_of(exchange).get("redirect_to")
         return await self._start(exchange, provider, local_page(given, "redirect_to"))
 
     async def start_from_librechat(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
@@ -111,7 +111,7 @@ class OAuth:
 
     async def error_page(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: a page that says why a sign-in failed."""
-        given = dict(parse_qsl(exchange.request.query, max_num_fields=20))
+        given = query_of(exchange)
         provider = self._providers.get(given.get("provider", ""))
         name = provider.settings.display_name if provider is not None else "the provider"
         return oauth_pages.error_page(given.get("code", ""), name, given.get("reference", ""))
@@ -222,6 +222,14 @@ class OAuth:
     def _redirect_uri(self, provider: Provider) -> str:
         # never from the Host header: whoever chose that would choose where codes go
         return f"{self._services.settings.server.public_url}/v1/auth/oauth/{provider.settings.name}/callback"
+
+
+def query_of(exchange: Exchange) -> dict[str, str]:
+    """The parameters of the address. Raises Refused 400 when there are too many."""
+    try:
+        return dict(parse_qsl(exchange.request.query, max_num_fields=20))
+    except ValueError:
+        raise Refused(400, "invalid_request", "The address has too many parameters.") from None
 
 
 def read_comeback(query: str) -> Comeback:
