@@ -340,7 +340,7 @@ def running_provider() -> Iterator[ProviderState]:
     stop = asyncio.Event()
 
     async def serve() -> None:
-        runner = web.AppRunner(Endpoints(state).app(), shutdown_timeout=0)
+        runner = web.AppRunner(Endpoints(state).app(), shutdown_timeout=0, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         state.url = f"http://127.0.0.1:{runner.addresses[0][1]}"

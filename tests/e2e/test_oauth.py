@@ -485,7 +485,6 @@ async def test_a_suspended_tenant_is_kept_out(
     audited = "select action from audit_log where tenant_id = $1"
     assert await connection.fetchval(audited, tenant_id) == "oauth.register"
     await connection.execute("update tenants set status = 'suspended' where tenant_id = $1", tenant_id)
-    await connection.execute("select pg_notify('geko', '')")
     await connection.close()
     again = Browser(browser.client)
     assert code_of(await again.sign_in()) == "tenant_not_active"
