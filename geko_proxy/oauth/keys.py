@@ -80,7 +80,8 @@ def read_key(value: Any) -> SigningKey | None:
     """A public signing key, or None for anything else."""
     if not isinstance(value, dict) or value.get("kty") not in KEY_TYPES:
         return None
-    if value.get("use", "sig") != "sig" or "verify" not in value.get("key_ops", ["verify"]):
+    operations = value.get("key_ops", ["verify"])
+    if value.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         return None
     try:
         with warnings.catch_warnings():
