@@ -46,13 +46,16 @@ def signed(value: dict[str, Any]) -> str:
         {},
         {"aud": [CLIENT_ID]},
         {"aud": [CLIENT_ID, "another"], "azp": CLIENT_ID},
-        {"exp": int(time.time()) - 30},  # clocks differ
-        {"iat": int(time.time()) + 30},
-        {"iat": time.time()},
     ],
 )
 async def test_tokens_that_hold(changes: dict[str, Any]) -> None:
     assert (await verify(signed(claims(**changes)), find_key, EXPECTED))["sub"] == "s"
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("exp", -30), ("iat", 30), ("iat", 0.5)])
+async def test_clocks_differ(name: str, seconds: float) -> None:
+    token = signed(claims(**{name: int(time.time()) + seconds}))
+    assert (await verify(token, find_key, EXPECTED))["sub"] == "s"
 
 
 async def test_members_of_a_providers_own_in_the_header() -> None:
