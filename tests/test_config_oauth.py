@@ -77,7 +77,7 @@ def test_every_problem_at_once_with_its_place(tmp_path: Path) -> None:
         "geko.toml: oauth[0].scope: unknown key, did you mean scopes?",
         "geko.toml: oauth[1].name: expected a name of a-z, 0-9 and -, at most 32, got 'Git Hub'",
         'geko.toml: oauth[1].kind: expected "google" or "github" or "oidc", got \'gitlab\'',
-        "geko.toml: oauth[1].client_secret: expected text",
+        "geko.toml: oauth[1].client_secret: expected printable ASCII text",
         "geko.toml: oauth[2].name: expected a name of a-z, 0-9 and -, at most 32, got 'links' "
         "(this name is taken by GEKO's own pages)",
         "geko.toml: oauth[2].client_id: needed",

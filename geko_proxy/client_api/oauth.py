@@ -96,8 +96,11 @@ class OAuth:
         if exchange.request.method != "GET":  # a HEAD would use the state up
             raise Refused(405, "method_not_allowed", "Use GET.", headers={"Allow": "GET"})
         provider = self._provider(exchange.params["provider"])
+        flow = None
         try:
-            reply = await self._finish(exchange, request, provider)
+            came = read_comeback(exchange.request.query)
+            flow = await self._flow(exchange, request, provider, came.state)
+            reply = await self._finish(exchange, provider, flow, came)
         except OAuthFailed as failed:
             reply = self._failed(exchange, provider, failed.code, failed.detail)
         except Refused as refused:
@@ -105,7 +108,7 @@ class OAuth:
             reply = self._failed(exchange, provider, code, refused.message)
         except StoreError as error:
             reply = self._failed(exchange, provider, "unavailable", str(error))
-        if self._cookies.read(exchange, request, provider.settings.name) is not None:
+        if flow is not None:  # else another site could end a flow by sending the browser here
             self._cookies.clear(exchange, reply, provider.settings.name)
         return reply
 
@@ -176,9 +179,7 @@ class OAuth:
         self._cookies.set(exchange, reply, provider.settings.name, self._flows.pack(flow))
         return reply
 
-    async def _finish(self, exchange: Exchange, request: web.BaseRequest, provider: Provider) -> Reply:
-        came = read_comeback(exchange.request.query)
-        flow = await self._flow(exchange, request, provider, came.state)
+    async def _finish(self, exchange: Exchange, provider: Provider, flow: Flow, came: Comeback) -> Reply:
         await provider.check_issuer(came.iss)
         if came.error is not None:
             code = "cancelled" if came.error == "access_denied" else "provider_error"

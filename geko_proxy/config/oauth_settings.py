@@ -118,6 +118,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def credential() -> Kind[str]:
+    """Make a kind for what a provider issues: it stands in headers and forms."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+            raise ValueError
+        return value
+
+    return Kind("printable ASCII text", check)
+
+
 def words(expected: str, pattern: re.Pattern[str]) -> Kind[tuple[str, ...]]:
     """Make a kind for a list of words; separated by commas in the environment."""
 
@@ -137,8 +148,8 @@ def words(expected: str, pattern: re.Pattern[str]) -> Kind[tuple[str, ...]]:
 KEYS: Final[dict[str, tuple[Kind[Any], str]]] = {
     "name": (provider_name(), "Stands in the addresses: `/v1/auth/oauth/{name}`."),
     "kind": (choice("google", "github", "oidc"), "google, github, or oidc for any OpenID Connect provider."),
-    "client_id": (text(), "As the provider gave it."),
-    "client_secret": (text(), "As the provider gave it. Secret."),
+    "client_id": (credential(), "As the provider gave it."),
+    "client_secret": (credential(), "As the provider gave it. Secret."),
     "issuer": (
         provider_url(),
         "Needed by oidc: the provider's issuer, under which its discovery document is.",

@@ -287,6 +287,7 @@ async def test_a_stolen_callback_is_worthless_elsewhere(browser: Browser, provid
     for thief in (nobody, other):
         assert code_of(await thief.back(callback)) == "expired"
         assert "geko_refresh" not in thief.cookies
+    assert list(other.cookies) == ["__Host-geko_oauth_google"]  # whose own flow goes on
     assert await browser.back(callback) == "/"  # the owner's flow was not used up by them
 
 
