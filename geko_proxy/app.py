@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
 from geko_proxy.accounts.joining import Joining
+from geko_proxy.accounts.oauth_accounts import OAuthAccounts
 from geko_proxy.accounts.one_time_tokens import OneTimeTokens
 from geko_proxy.accounts.registration import Registration
 from geko_proxy.accounts.sealing import Sealer
@@ -40,6 +41,8 @@ from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.quotas import QuotaStore
 from geko_proxy.metering.reports import Reports
 from geko_proxy.metering.tokens import TokenCounter
+from geko_proxy.oauth.http import ProviderHttp
+from geko_proxy.oauth.registry import Providers
 from geko_proxy.proxy import Proxy
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
@@ -114,7 +117,9 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     upstream = Upstream(settings.librechat.url, _upstream_options(settings))
     stack.push_async_callback(upstream.close)
     client = LibreChatClient(upstream, settings.librechat.stream_idle_timeout_ms)
-    return _services(settings, database, invalidation, redis, client), upstream
+    services = _services(settings, database, invalidation, redis, client)
+    stack.push_async_callback(services.oauth_providers.close)
+    return services, upstream
 
 
 def _services(
@@ -126,6 +131,7 @@ def _services(
 ) -> Services:
     auth = settings.auth
     shadow_store = ShadowStore(database)
+    sealer = Sealer(auth.encryption_secret)
     passwords = ShadowPasswords(settings.librechat.shadow_secret, settings.librechat.shadow_email_domain)
     members = MemberStore(database, invalidation)
     invitations, auto_joins = InvitationStore(database), AutoJoinStore(database)
@@ -134,7 +140,7 @@ def _services(
         database=database,
         redis=redis,
         mailer=open_mailer(settings),
-        sealer=Sealer(auth.encryption_secret),
+        sealer=sealer,
         client=client,
         users=UserStore(database),
         registration=Registration(database),
@@ -145,6 +151,8 @@ def _services(
             auth.jwt_secret, issuer=auth.issuer, audience=auth.audience, ttl_s=auth.access_token_ttl_s
         ),
         one_time_tokens=OneTimeTokens(database),
+        oauth_accounts=OAuthAccounts(database, sealer),
+        oauth_providers=Providers(settings.oauth, ProviderHttp()),
         shadows=ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords)),
         shadow_store=shadow_store,
         tenants=TenantStore(database, invalidation),

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from geko_proxy.accounts.joining import Joining
+    from geko_proxy.accounts.oauth_accounts import OAuthAccounts
     from geko_proxy.accounts.one_time_tokens import OneTimeTokens
     from geko_proxy.accounts.registration import Registration
     from geko_proxy.accounts.sealing import Sealer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from geko_proxy.metering.quotas import QuotaStore
     from geko_proxy.metering.reports import Reports
     from geko_proxy.metering.tokens import TokenCounter
+    from geko_proxy.oauth.registry import Providers
     from geko_proxy.storage.database import Database
     from geko_proxy.turns import Turns
     from geko_proxy.workspaces.audit import Audit
@@ -52,6 +54,8 @@ class Services:
     sessions: Sessions
     tokens: AccessTokens
     one_time_tokens: OneTimeTokens
+    oauth_accounts: OAuthAccounts
+    oauth_providers: Providers
     shadows: ShadowAccounts
     shadow_store: ShadowStore
     tenants: TenantStore

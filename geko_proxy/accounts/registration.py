@@ -70,7 +70,7 @@ class NewUser:
     email: str
     name: str
     username: str | None
-    password_hash: str | None
+    password_hash: str | None  # None: signs in by a provider
 
 
 class Registration:

@@ -77,6 +77,11 @@ class UserStore:
             return None
         return User.from_row(row), row["password_hash"]
 
+    async def has_email(self, email: str) -> bool:
+        """Whether anybody, also a disabled user, has this e-mail address."""
+        async with self._database.system() as system:
+            return await system.fetch_row(FIND_LOGIN, normalise_email(email)) is not None
+
     async def get(self, tenant_id: UUID, user_id: UUID) -> User | None:
         """A user by id, also a disabled one."""
         async with self._database.tenant(tenant_id) as scope:

@@ -11,6 +11,7 @@ from geko_proxy.client_api.health import Health
 from geko_proxy.client_api.invitations import AcceptBody, AcceptedReply, Invited, OfferReply
 from geko_proxy.client_api.librechat_auth import LibreChatAuth
 from geko_proxy.client_api.login_limits import LoginLimits
+from geko_proxy.client_api.oauth import LinkBody, OAuth
 from geko_proxy.client_api.rules import for_all, own
 from geko_proxy.client_api.shapes import MeReply, TokensReply
 from geko_proxy.client_api.sign_in import SignIns
@@ -40,6 +41,7 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     auth = Auth(services, sign_ins)
     page = LibreChatAuth(services, sign_ins)
     invited = Invited(services, sign_ins)
+    oauth = OAuth(services, sign_ins)
     chat = Chat(services, start_chat)
     health = Health(services)
     public, mine = Route.PUBLIC, Route.OWN
@@ -59,10 +61,25 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
         ("GET", "/v1/invitations/{token}", OFFER, invited.get),
         ("POST", "/v1/invitations/{token}/accept", ACCEPT, invited.accept),
         ("POST", "/v1/chat/send", own("chat.send", MAY_CHAT, SendBody, media=ANSWER), chat.send),
+        ("GET", "/v1/auth/oauth", for_all("oauth.providers"), oauth.providers),
+        (
+            "GET",
+            "/v1/auth/oauth/error",
+            for_all("oauth.error_page")._replace(media=(HTML,)),
+            oauth.error_page,
+        ),
+        ("GET", "/v1/auth/oauth/links", own("oauth.links", SIGNED_IN), oauth.links),
+        ("GET", "/v1/auth/oauth/{provider}", for_all("oauth.start", status=303), oauth.start),
+        ("GET", "/v1/auth/oauth/{provider}/callback", for_all("oauth.callback", status=303), oauth.callback),
+        ("POST", "/v1/auth/oauth/{provider}/link", own("oauth.link", SIGNED_IN, LinkBody), oauth.link),
+        ("DELETE", "/v1/auth/oauth/{provider}", own("oauth.unlink", SIGNED_IN, status=204), oauth.unlink),
         ("POST", "/api/auth/login", Rule(public, "librechat.login"), page.login),
         ("POST", "/api/auth/register", Rule(public, "librechat.register"), page.register),
         ("POST", "/api/auth/refresh", Rule(public, "librechat.refresh"), page.refresh),
         ("POST", "/api/auth/logout", Rule(public, "librechat.logout"), page.logout),
+        ("GET", "/oauth/google", Rule(public, "librechat.oauth"), oauth.start_from_librechat),
+        ("GET", "/oauth/github", Rule(public, "librechat.oauth"), oauth.start_from_librechat),
+        ("GET", "/oauth/openid", Rule(public, "librechat.oauth"), oauth.start_from_librechat),
         ("GET", "/api/balance", Rule(mine, "librechat.balance"), page.balance),
         ("GET", "/api/keys", Rule(mine, "librechat.keys"), page.keys),
         ("GET", "/health", Rule(public, "health"), health.health),

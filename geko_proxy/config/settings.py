@@ -23,6 +23,7 @@ from geko_proxy.config.kinds import (
     text,
     workspace_hosts,
 )
+from geko_proxy.config.oauth_settings import OAuthProviderSettings
 from geko_proxy.config.secrets import weakness
 from geko_proxy.errors import ConfigError
 
@@ -269,6 +270,7 @@ class Settings:
     auth: AuthSettings = field(default_factory=AuthSettings)
     mail: MailSettings = field(default_factory=MailSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    oauth: tuple[OAuthProviderSettings, ...] = ()
     filters: tuple[FilterSettings, ...] = DEFAULT_FILTERS
 
     def require_secrets(self) -> None:

@@ -28,6 +28,7 @@ INTERFACE_OFF: Final[Mapping[str, Collection[str] | None]] = {
     "remoteAgents": None,
     "mcpServers": ("create", "share"),
 }
+NO_SOCIAL_LOGINS: Final[Mapping[str, Any]] = {}
 PUBLIC: Final = ("SHARE_PUBLIC", "public")
 
 
@@ -44,9 +45,18 @@ def filter_user(value: Any, *, name: str, email: str, username: str, favorites: 
 
 
 def filter_config(
-    value: Any, *, registration: bool, public_url: str, specs: Collection[str] | None, config: WorkspaceConfig
+    value: Any,
+    *,
+    registration: bool,
+    public_url: str,
+    specs: Collection[str] | None,
+    config: WorkspaceConfig,
+    social: Mapping[str, Any] = NO_SOCIAL_LOGINS,
 ) -> Any:
-    """GET /api/config, signed in or not. specs: names of the model specs to keep, None for all of them."""
+    """GET /api/config, signed in or not. specs: names of the model specs to keep, None for all of them.
+
+    social: members that show buttons of identity providers (social_logins).
+    """
     result: dict[str, Any] = {
         key: False if key.endswith("LoginEnabled") and key != "emailLoginEnabled" else each
         for key, each in _object(value).items()
@@ -62,6 +72,7 @@ def filter_config(
         "socialLogins": [],
         "ldap": {"enabled": False},
         "turnstile": {},
+        **social,
     }
     for key in ("publicSharedLinksEnabled", "openidReuseTokens", "allowAccountDeletion"):
         if key in result:

@@ -13,6 +13,7 @@ from geko_proxy.policy.enforcement import MODELS_OF_AGENTS_API, allowed_favorite
 from geko_proxy.policy.guard import Guard
 from geko_proxy.policy.librechat_view import read_specs
 from geko_proxy.policy.selection import BadSelection, read_agent, read_choice
+from geko_proxy.policy.social_logins import social_logins
 from geko_proxy.workspaces.config import WorkspaceConfig
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ async def config(value: Any, exchange: Exchange, guard: Guard | None, services: 
         public_url=services.settings.server.public_url or _own_address(exchange),
         specs=specs,
         config=guard.config if guard is not None else WorkspaceConfig(),
+        social=social_logins(services.settings.oauth),
     )
 
 

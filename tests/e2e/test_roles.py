@@ -24,6 +24,10 @@ from tests.e2e.processes import Running
 
 # Whoever opens one more route to everybody says so here too.
 OPEN_TO_ALL = {
+    "oauth.callback",
+    "oauth.error_page",
+    "oauth.providers",
+    "oauth.start",
     "auth.register",
     "auth.login",
     "auth.refresh",
