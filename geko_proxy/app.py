@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,9 +13,13 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
+from geko_proxy.accounts import passwords as password_hashes
+from geko_proxy.accounts.hashing_pool import HashingPool
 from geko_proxy.accounts.one_time_tokens import OneTimeTokens
+from geko_proxy.accounts.password_policy import common_passwords
 from geko_proxy.accounts.registration import Registration
 from geko_proxy.accounts.sealing import Sealer
+from geko_proxy.accounts.second_factor import SecondFactors
 from geko_proxy.accounts.sessions import Sessions
 from geko_proxy.accounts.shadow import (
     Credentials,
@@ -26,13 +31,14 @@ from geko_proxy.accounts.shadow import (
 from geko_proxy.accounts.shadow_store import ShadowStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
+from geko_proxy.background import Background
 from geko_proxy.config import Settings
 from geko_proxy.errors import ConfigError
 from geko_proxy.exchange import Exchange
 from geko_proxy.filters.loader import load_chain
 from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
-from geko_proxy.mail import open_mailer
+from geko_proxy.mail import MailQueue, open_mailer
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.quotas import QuotaStore
 from geko_proxy.metering.reports import Reports
@@ -112,7 +118,23 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     upstream = Upstream(settings.librechat.url, _upstream_options(settings))
     stack.push_async_callback(upstream.close)
     client = LibreChatClient(upstream, settings.librechat.stream_idle_timeout_ms)
-    return _services(settings, database, invalidation, redis, client), upstream
+    mailer = open_mailer(settings)
+    if mailer is not None:
+        stack.push_async_callback(mailer.stop)
+    background = Background()
+    stack.push_async_callback(background.stop, settings.server.shutdown_timeout_s)
+    await _prepare_hashing(settings, stack)
+    return _services(settings, database, invalidation, redis, client, mailer, background), upstream
+
+
+async def _prepare_hashing(settings: Settings, stack: AsyncExitStack) -> None:
+    auth = settings.auth
+    pool = HashingPool(
+        workers=auth.password_workers, queue=auth.password_queue, cpu_share=auth.password_cpu_share
+    )
+    stack.callback(pool.close)
+    password_hashes.configure(password_hashes.Cost(auth.scrypt_log_n, auth.scrypt_r, auth.scrypt_p), pool)
+    await asyncio.to_thread(common_passwords)  # now, and not while answers stream
 
 
 def _services(
@@ -121,19 +143,24 @@ def _services(
     invalidation: Invalidation,
     redis: Redis | None,
     client: LibreChatClient,
+    mailer: MailQueue | None,
+    background: Background,
 ) -> Services:
     auth = settings.auth
+    sealer = Sealer(auth.encryption_secret)
     shadow_store = ShadowStore(database)
     passwords = ShadowPasswords(settings.librechat.shadow_secret, settings.librechat.shadow_email_domain)
     return Services(
         settings=settings,
         database=database,
         redis=redis,
-        mailer=open_mailer(settings),
-        sealer=Sealer(auth.encryption_secret),
+        mailer=mailer,
+        sealer=sealer,
+        second_factors=SecondFactors(sealer),
+        background=background,
         client=client,
         users=UserStore(database),
-        registration=Registration(database),
+        registration=Registration(database, min_password=auth.password_min_length),
         sessions=Sessions(
             database, invalidation, ttl_s=auth.refresh_token_ttl_s, grace_s=auth.refresh_grace_s
         ),

@@ -38,7 +38,11 @@ class RefreshCookies:
         self._add(exchange, reply, "", CLEARED)
 
     def _add(self, exchange: Exchange, reply: Reply, value: str, expires: str) -> None:
-        parts = [f"{REFRESH_COOKIE}={value}", "Path=/", f"Expires={expires}", "HttpOnly", "SameSite=Strict"]
+        self.add(exchange, reply, REFRESH_COOKIE, value, f"Expires={expires}")
+
+    def add(self, exchange: Exchange, reply: Reply, name: str, value: str, life: str) -> None:
+        """Set a cookie with the same attributes. life: its Expires or Max-Age."""
+        parts = [f"{name}={value}", "Path=/", life, "HttpOnly", "SameSite=Strict"]
         if self._is_secure(exchange):
             parts.append("Secure")
         reply.headers.add("Set-Cookie", "; ".join(parts))

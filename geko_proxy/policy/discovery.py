@@ -35,18 +35,42 @@ class UnexpectedShape(ValueError):
     """A reply that is not what LibreChat sends."""
 
 
-def filter_user(value: Any, *, name: str, email: str, username: str, favorites: list[Any] | None) -> Any:
+def filter_user(
+    value: Any,
+    *,
+    name: str,
+    email: str,
+    username: str,
+    favorites: list[Any] | None,
+    two_factor: bool = False,
+) -> Any:
     """GET /api/user: the person, not the shadow account. Its id stays: paths are built with it (contract trap 25)."""
-    user = {**_object(value), "name": name, "email": email, "username": username}
+    user = {
+        **_object(value),
+        "name": name,
+        "email": email,
+        "username": username,
+        "twoFactorEnabled": two_factor,
+    }
     if favorites is not None and "favorites" in user:
         user["favorites"] = favorites
     return user
 
 
 def filter_config(
-    value: Any, *, registration: bool, public_url: str, specs: Collection[str] | None, config: WorkspaceConfig
+    value: Any,
+    *,
+    registration: bool,
+    public_url: str,
+    specs: Collection[str] | None,
+    config: WorkspaceConfig,
+    mail: bool = False,
+    min_password: int = 8,
 ) -> Any:
-    """GET /api/config, signed in or not. specs: names of the model specs to keep, None for all of them."""
+    """GET /api/config, signed in or not. specs: names of the model specs to keep, None for all of them.
+
+    mail: GEKO can send mail, so passwords can be reset. min_password: length that the page's forms ask for.
+    """
     result: dict[str, Any] = {
         key: False if key.endswith("LoginEnabled") and key != "emailLoginEnabled" else each
         for key, each in _object(value).items()
@@ -56,8 +80,9 @@ def filter_config(
         "serverDomain": public_url,
         "emailLoginEnabled": True,
         "registrationEnabled": registration,
-        "passwordResetEnabled": False,
+        "passwordResetEnabled": mail,
         "emailEnabled": False,
+        "minPasswordLength": min_password,
         "openidAutoRedirect": False,
         "socialLogins": [],
         "ldap": {"enabled": False},
