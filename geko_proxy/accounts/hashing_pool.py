@@ -41,6 +41,7 @@ class Budget:
 
     def spend(self, cpu_s: float) -> None:
         """Count processor time, negative to give some back; a debt is paid off before the next hash begins."""
+        self.wait_s()
         self._left_s -= cpu_s
 
 

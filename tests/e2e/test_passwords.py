@@ -8,6 +8,7 @@ import email
 import email.policy
 import os
 import re
+import socket
 import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -57,10 +58,12 @@ class Inbox:
 @pytest.fixture(scope="module")
 def inbox() -> Iterator[tuple[Inbox, int]]:
     handler = Inbox()
-    controller = Controller(handler, hostname="127.0.0.1", port=0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    controller = Controller(handler, hostname="127.0.0.1", port=port)
     controller.start()
-    assert controller.server is not None
-    yield handler, controller.server.sockets[0].getsockname()[1]
+    yield handler, port
     controller.stop()
 
 
@@ -187,7 +190,12 @@ async def test_librechats_own_forms(
     assert set(known.json) == {"message"}  # never the link
     token, user_id = await reset_link(inbox[0], carol.email)
     form = {"userId": user_id, "token": token, "password": NEW, "confirm_password": NEW}
-    for wrong in ({"userId": carol.tenant_id}, {"password": "password"}, {"token": token[::-1]}, {"token": 1}):
+    for wrong in (
+        {"userId": carol.tenant_id},
+        {"password": "password"},
+        {"token": token[::-1]},
+        {"token": 1},
+    ):
         assert (await post(web, "/api/auth/resetPassword", {**form, **wrong})).status == 400
     done = await post(web, "/api/auth/resetPassword", form)
     assert (done.status, done.json) == (200, {"message": "Password reset was successful"})
@@ -198,9 +206,7 @@ async def test_librechats_own_forms(
 async def test_weak_passwords_in_librechats_form(web: aiohttp.ClientSession) -> None:
     form = {"name": "Dora Weak", "email": f"dora{id(web)}@example.org"}
     for weak, word in (("password1", "tried first"), ("dora-weak-1", "name"), ("abcdefgh", "simple")):
-        answer = await post(
-            web, "/api/auth/register", {**form, "password": weak, "confirm_password": weak}
-        )
+        answer = await post(web, "/api/auth/register", {**form, "password": weak, "confirm_password": weak})
         assert answer.status == 404
         assert answer.json["message"].startswith("password: ")
         assert word in answer.json["message"]
@@ -237,9 +243,7 @@ async def test_the_mail_folder_of_developers(e2e_dsn: str, stand_in: Running, lo
     assert "/reset-password?token=" in (log_dir / "log").read_text()
 
 
-async def test_a_thousand_wrong_passwords(
-    e2e_dsn: str, stand_in: Running, log_dir: Path
-) -> None:
+async def test_a_thousand_wrong_passwords(e2e_dsn: str, stand_in: Running, log_dir: Path) -> None:
     """Over 100 accounts and 100 addresses: slowed, logged, audited once a burst; the owner's browser still gets in."""
     settings = {**TRUSTED, "GEKO_AUTH_PASSWORD_CPU_SHARE": "0.5", "GEKO_AUTH_PASSWORD_QUEUE": "4"}
     environ = geko_environment(e2e_dsn, stand_in.url, **settings)
@@ -260,7 +264,7 @@ async def test_a_thousand_wrong_passwords(
                     for n in range(1000)
                 )
             )
-            statuses = {status: 0 for status in (401, 429, 503)}
+            statuses = dict.fromkeys((401, 429, 503), 0)
             for answer in answers:
                 statuses[answer.status] += 1  # nothing else may come
                 if answer.status != 401:
