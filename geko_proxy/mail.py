@@ -173,7 +173,7 @@ def message(sender: str, to: str, subject: str, text: str) -> EmailMessage:
     mail["To"] = to
     mail["Subject"] = subject
     mail["Date"] = formatdate()
-    mail["Message-ID"] = make_msgid(domain=parseaddr(sender)[1].rpartition("@")[2] or "localhost")
+    mail["Message-ID"] = make_msgid(domain=parseaddr(sender)[1].partition("@")[2] or "localhost")
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834
     mail.set_content(text)
     return mail

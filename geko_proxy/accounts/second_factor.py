@@ -189,8 +189,9 @@ class SecondFactors:
 
     async def _failed(self, scope: Scope, user_id: UUID, row: Record) -> Verdict:
         over = row["failures"] + 1 - FREE_FAILURES
-        block_s = 0 if over < 0 else min(MAX_BLOCK_S, BLOCK_S * 2 ** min(over, 10))
-        await scope.execute(FAILED, user_id, timedelta(seconds=block_s))
+        # null and not "until now": to a transaction that began earlier and waited, that would lie ahead
+        block = None if over < 0 else timedelta(seconds=min(MAX_BLOCK_S, BLOCK_S * 2 ** min(over, 10)))
+        await scope.execute(FAILED, user_id, block)
         return Verdict(passed=False)
 
     async def _store_codes(self, scope: Scope, user_id: UUID, hashes: Sequence[bytes]) -> None:
