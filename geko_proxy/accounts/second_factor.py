@@ -73,11 +73,14 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a code was right. wait_s: no code is looked at before; recovery: it was a recovery code."""
+    """Whether a code was right. wait_s: no code is looked at before; recovery: it was a recovery code;
+    blocks: it was one too many, so that a wait begins.
+    """
 
     passed: bool
     wait_s: int = 0
     recovery: bool = False
+    blocks: bool = False
 
 
 class SecondFactors:
@@ -192,7 +195,7 @@ class SecondFactors:
         # null and not "until now": to a transaction that began earlier and waited, that would lie ahead
         block = None if over < 0 else timedelta(seconds=min(MAX_BLOCK_S, BLOCK_S * 2 ** min(over, 10)))
         await scope.execute(FAILED, user_id, block)
-        return Verdict(passed=False)
+        return Verdict(passed=False, blocks=block is not None)
 
     async def _store_codes(self, scope: Scope, user_id: UUID, hashes: Sequence[bytes]) -> None:
         await scope.execute(CLEAR_RECOVERY, user_id)

@@ -12,7 +12,7 @@ from geko_proxy.accounts.one_time_tokens import Purpose
 from geko_proxy.accounts.password_policy import password_problems
 from geko_proxy.accounts.passwords import hash_password, verify_password
 from geko_proxy.accounts.users import SET_PASSWORD, User
-from geko_proxy.client_api.login_limits import LoginLimits
+from geko_proxy.client_api.login_limits import LoginLimits, TooManyAttempts, network_of
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.errors import GekoError, Refused
 from geko_proxy.exchange import Exchange
@@ -103,7 +103,14 @@ class PasswordChanges:
         """
         if not self.can_reset:
             raise Refused(403, "password_reset_off", "Password reset is not allowed.")
-        if not await self._limits.begin_reset(exchange.request.client_ip, email):
+        ip = exchange.request.client_ip
+        try:
+            wanted = await self._limits.begin_reset(ip, email)
+        except TooManyAttempts as slowed:
+            level = logging.WARNING if slowed.begins else logging.INFO
+            log.log(level, "%s: too many password resets were asked for from %s", exchange.id, network_of(ip))
+            raise
+        if not wanted:
             log.info("%s: a password reset was not sent: enough were asked for", exchange.id)
             return
         self._services.background.submit("password reset", lambda: self._send_link(exchange, email))

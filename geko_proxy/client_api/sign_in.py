@@ -114,7 +114,7 @@ class SignIns:
                 verdict = await services.second_factors.check(scope, found.user_id, code, recovery_code)
             if verdict.passed:
                 await close_ticket(scope, token)
-            if found is not None and (verdict.wait_s or verdict.recovery):
+            if found is not None and (verdict.blocks or verdict.recovery):
                 action = "recovery_code.use" if verdict.recovery else "login.slowed"
                 await self._audit(scope, exchange, found.user_id, action, {"factor": "code"})
         if found is None:
