@@ -111,8 +111,7 @@ def is_own(plain: str, own: Sequence[str | None], min_length: int) -> bool:
 def own_words(text: str) -> Iterator[str]:
     """The whole text, and its words."""
     plain = folded(text)
-    yield plain
-    for word in re.split(r"[\W_]+", plain):
+    for word in (plain, *re.split(r"[\W_]+", plain)):
         if len(word) >= OWN_WORD:
             yield word
 

@@ -19,9 +19,8 @@ def code_of(secret: str, step: int = 0) -> str:
     return pyotp.TOTP(secret).at(int(time.time()) + 30 * step)
 
 
-@pytest.fixture(autouse=True)
-async def time_left() -> None:
-    """Begin early in a time step, so that "the code now" means one thing in the whole test."""
+async def early_in_a_step() -> None:
+    """Wait until "the code now" means one thing for the rest of a test."""
     into = time.time() % 30
     if into > 15:
         await asyncio.sleep(30.1 - into)
@@ -35,6 +34,7 @@ def wrong_code(secret: str) -> str:
 
 async def switch_on(person: Person) -> tuple[str, list[str]]:
     """Enrol and confirm with the code of the step before, so that the present one is still good."""
+    await early_in_a_step()
     made = await person.call("POST", "/v1/auth/totp", {"password": PASSWORD})
     assert made.status == 200, made
     secret = made.json["secret"]
@@ -162,6 +162,7 @@ async def test_librechats_settings_dialog_and_login_screen(
     alice: Person, client: aiohttp.ClientSession
 ) -> None:
     """As client/src/components/Nav/SettingsTabs/Account/TwoFactorAuthentication.tsx and TwoFactorScreen.tsx do it."""
+    await early_in_a_step()
     enabled = await alice.call("POST", "/api/auth/2fa/enable")
     assert set(enabled.json) == {"otpauthUrl", "backupCodes"}
     secret = enabled.json["otpauthUrl"].split("secret=")[1].split("&")[0]
@@ -219,3 +220,33 @@ async def test_odd_bodies_of_the_login_screen(client: aiohttp.ClientSession, bod
 @pytest.mark.parametrize("action", ["enable", "verify", "confirm", "disable", "backup/regenerate"])
 async def test_the_dialog_needs_a_session(client: aiohttp.ClientSession, action: str) -> None:
     assert (await post(client, f"/api/auth/2fa/{action}", {"token": "123456"})).status == 401
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/auth/login/totp",
+        "/v1/auth/password",
+        "/v1/auth/password/forgot",
+        "/v1/auth/password/reset",
+        "/v1/auth/totp",
+        "/v1/auth/totp/confirm",
+        "/v1/auth/totp/recovery-codes",
+    ],
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"code": 1, "email": [], "password": {}, "currentPassword": None, "token": 2, "ticket": True},
+        {"code": "\0", "ticket": "\0" * 86, "email": "a\0@x.org", "password": "\0", "token": "\0" * 86,
+         "currentPassword": "\0", "newPassword": "\0" * 9, "recoveryCode": "\0"},
+        {"password": "x" * 2000, "code": "1" * 2000, "newPassword": "y" * 2000, "ticket": "t" * 2000},
+    ],
+)  # fmt: skip
+async def test_bad_bodies_are_named(alice: Person, path: str, body: dict[str, Any]) -> None:
+    answer = await alice.call("POST", path, body)
+    assert answer.status == 400, answer
+    error = answer.json["error"]
+    assert error["code"] == "invalid_request"
+    assert error["details"]
