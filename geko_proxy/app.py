@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,11 +12,15 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
+from geko_proxy.accounts import passwords as password_hashes
+from geko_proxy.accounts.hashing_pool import HashingPool
 from geko_proxy.accounts.joining import Joining
 from geko_proxy.accounts.oauth_accounts import OAuthAccounts
 from geko_proxy.accounts.one_time_tokens import OneTimeTokens
+from geko_proxy.accounts.password_policy import common_passwords
 from geko_proxy.accounts.registration import Registration
 from geko_proxy.accounts.sealing import Sealer
+from geko_proxy.accounts.second_factor import SecondFactors
 from geko_proxy.accounts.sessions import Sessions
 from geko_proxy.accounts.shadow import (
     Credentials,
@@ -28,6 +33,7 @@ from geko_proxy.accounts.shadow_store import ShadowStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
 from geko_proxy.admin_api.access import guarded
+from geko_proxy.background import Background
 from geko_proxy.client_api.openapi import with_document
 from geko_proxy.config import Settings
 from geko_proxy.door import Door
@@ -36,7 +42,7 @@ from geko_proxy.exchange import Exchange
 from geko_proxy.filters.loader import load_chain
 from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
-from geko_proxy.mail import open_mailer
+from geko_proxy.mail import MailQueue, open_mailer
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.quotas import QuotaStore
 from geko_proxy.metering.reports import Reports
@@ -117,9 +123,25 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     upstream = Upstream(settings.librechat.url, _upstream_options(settings))
     stack.push_async_callback(upstream.close)
     client = LibreChatClient(upstream, settings.librechat.stream_idle_timeout_ms)
-    services = _services(settings, database, invalidation, redis, client)
+    mailer = open_mailer(settings)
+    if mailer is not None:
+        stack.push_async_callback(mailer.stop)
+    background = Background()
+    stack.push_async_callback(background.stop, settings.server.shutdown_timeout_s)
+    await _prepare_hashing(settings, stack)
+    services = _services(settings, database, invalidation, redis, client, mailer, background)
     stack.push_async_callback(services.oauth_providers.close)
     return services, upstream
+
+
+async def _prepare_hashing(settings: Settings, stack: AsyncExitStack) -> None:
+    auth = settings.auth
+    pool = HashingPool(
+        workers=auth.password_workers, queue=auth.password_queue, cpu_share=auth.password_cpu_share
+    )
+    stack.callback(pool.close)
+    password_hashes.configure(password_hashes.Cost(auth.scrypt_log_n, auth.scrypt_r, auth.scrypt_p), pool)
+    await asyncio.to_thread(common_passwords)  # now, and not while answers stream
 
 
 def _services(
@@ -128,10 +150,12 @@ def _services(
     invalidation: Invalidation,
     redis: Redis | None,
     client: LibreChatClient,
+    mailer: MailQueue | None,
+    background: Background,
 ) -> Services:
     auth = settings.auth
-    shadow_store = ShadowStore(database)
     sealer = Sealer(auth.encryption_secret)
+    shadow_store = ShadowStore(database)
     passwords = ShadowPasswords(settings.librechat.shadow_secret, settings.librechat.shadow_email_domain)
     members = MemberStore(database, invalidation)
     invitations, auto_joins = InvitationStore(database), AutoJoinStore(database)
@@ -139,11 +163,13 @@ def _services(
         settings=settings,
         database=database,
         redis=redis,
-        mailer=open_mailer(settings),
+        mailer=mailer,
         sealer=sealer,
+        second_factors=SecondFactors(sealer),
+        background=background,
         client=client,
         users=UserStore(database),
-        registration=Registration(database),
+        registration=Registration(database, min_password=auth.password_min_length),
         sessions=Sessions(
             database, invalidation, ttl_s=auth.refresh_token_ttl_s, grace_s=auth.refresh_grace_s
         ),

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from geko_proxy.accounts.one_time_tokens import OneTimeTokens
     from geko_proxy.accounts.registration import Registration
     from geko_proxy.accounts.sealing import Sealer
+    from geko_proxy.accounts.second_factor import SecondFactors
     from geko_proxy.accounts.sessions import Sessions
     from geko_proxy.accounts.shadow import ShadowAccounts
     from geko_proxy.accounts.shadow_store import ShadowStore
     from geko_proxy.accounts.tokens import AccessTokens
     from geko_proxy.accounts.users import UserStore
+    from geko_proxy.background import Background
     from geko_proxy.config import Settings
     from geko_proxy.librechat_client import LibreChatClient
     from geko_proxy.mail import Mailer
@@ -48,6 +50,8 @@ class Services:
     redis: Redis | None
     mailer: Mailer | None
     sealer: Sealer
+    second_factors: SecondFactors
+    background: Background
     client: LibreChatClient
     users: UserStore
     registration: Registration

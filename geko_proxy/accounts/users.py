@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from asyncpg import Record
 
 users: Final = Table("users")
-COLUMNS: Final = ("tenant_id", "user_id", "email", "name", "username", "created_at", "disabled_at")
+COLUMNS: Final = (
+    "tenant_id",
+    "user_id",
+    "email",
+    "name",
+    "username",
+    "created_at",
+    "disabled_at",
+    "two_factor",
+)
 
 GET: Final = str(
     PostgreSQLQuery.from_(users)
@@ -32,12 +41,19 @@ SET_PASSWORD: Final = str(
     .where(users.user_id == Parameter("$2"))
 )
 
+REPLACE_HASH: Final = """
+update users set password_hash = $4 where tenant_id = $1 and user_id = $2 and password_hash = $3"""
+
+NOBODY: Final = UUID(int=0)
 FIND_LOGIN: Final = "select tenant_id, user_id from find_login_email($1)"
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who signs in. email: unique over all tenants, in lower case. disabled_at: None while active."""
+    """Somebody who signs in. email: unique over all tenants, in lower case. disabled_at: None while active.
+
+    two_factor: a one-time code is asked for after the password.
+    """
 
     tenant_id: UUID
     user_id: UUID
@@ -46,6 +62,7 @@ class User:
     username: str | None
     created_at: datetime
     disabled_at: datetime | None
+    two_factor: bool = False
 
     @classmethod
     def from_row(cls, row: Record) -> User:
@@ -69,10 +86,10 @@ class UserStore:
             return None
         async with self._database.system() as system:
             found = await system.fetch_row(FIND_LOGIN, address)
-        if found is None:
-            return None
-        async with self._database.tenant(found["tenant_id"]) as scope:
-            row = await scope.fetch_row(GET, found["user_id"])
+        # also for an unknown address, so that the time does not tell
+        tenant_id, user_id = (found["tenant_id"], found["user_id"]) if found is not None else (NOBODY, NOBODY)
+        async with self._database.tenant(tenant_id) as scope:
+            row = await scope.fetch_row(GET, user_id)
         if row is None or row["disabled_at"] is not None:
             return None
         return User.from_row(row), row["password_hash"]
@@ -88,7 +105,18 @@ class UserStore:
             row = await scope.fetch_row(GET, user_id)
         return None if row is None else User.from_row(row)
 
+    async def password_hash(self, tenant_id: UUID, user_id: UUID) -> str | None:
+        """The stored password hash; None for somebody who signs in without a password."""
+        async with self._database.tenant(tenant_id) as scope:
+            row = await scope.fetch_row(GET, user_id)
+        return None if row is None else row["password_hash"]
+
     async def set_password(self, tenant_id: UUID, user_id: UUID, password_hash: str) -> None:
         """Stores a new password hash. Sessions stay: whoever changes a password ends those he means to."""
         async with self._database.tenant(tenant_id) as scope:
             await scope.execute(SET_PASSWORD, user_id, password_hash)
+
+    async def replace_hash(self, tenant_id: UUID, user_id: UUID, old: str, new: str) -> None:
+        """Stores another hash of the same password, unless the password has been changed meanwhile."""
+        async with self._database.tenant(tenant_id) as scope:
+            await scope.execute(REPLACE_HASH, user_id, old, new)

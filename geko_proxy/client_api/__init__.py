@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from geko_proxy.client_api.auth import Auth, LoginBody, RefreshBody, RegisterBody, SwitchBody
+from geko_proxy.client_api.auth import Auth, CodeBody, LoginBody, RefreshBody, RegisterBody, SwitchBody
 from geko_proxy.client_api.chat import Chat, StartChat
 from geko_proxy.client_api.chat_message import SendBody
 from geko_proxy.client_api.health import Health
@@ -12,7 +12,17 @@ from geko_proxy.client_api.invitations import AcceptBody, AcceptedReply, Invited
 from geko_proxy.client_api.librechat_auth import LibreChatAuth
 from geko_proxy.client_api.login_limits import LoginLimits
 from geko_proxy.client_api.oauth import LinkBody, OAuth
+from geko_proxy.client_api.password_changes import PasswordChanges
+from geko_proxy.client_api.passwords import ChangeBody, ForgotBody, Passwords, ResetBody
 from geko_proxy.client_api.rules import for_all, own
+from geko_proxy.client_api.second_factor import (
+    ConfirmBody,
+    EnrolBody,
+    LibreChatSecondFactor,
+    ProofBody,
+    SecondFactor,
+)
+from geko_proxy.client_api.second_factor_changes import SecondFactorChanges
 from geko_proxy.client_api.shapes import MeReply, TokensReply
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.exchange import Route
@@ -37,7 +47,9 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
 
     The rows of LibreChat's own paths are the same as in `librechat.ROWS`; here they get their endpoint.
     """
-    sign_ins = SignIns(services, LoginLimits())
+    limits = LoginLimits(services.redis)
+    sign_ins = SignIns(services, limits)
+    changes = PasswordChanges(services, sign_ins, limits)
     auth = Auth(services, sign_ins)
     page = LibreChatAuth(services, sign_ins)
     invited = Invited(services, sign_ins)
@@ -46,6 +58,8 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     health = Health(services)
     public, mine = Route.PUBLIC, Route.OWN
     return [
+        *_passwords(services, sign_ins, changes),
+        *_second_factor(services, page, changes),
         (
             "POST",
             "/v1/auth/register",
@@ -53,6 +67,7 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
             auth.register,
         ),
         ("POST", "/v1/auth/login", for_all("auth.login", LoginBody, TokensReply), auth.login),
+        ("POST", "/v1/auth/login/totp", for_all("auth.login_totp", CodeBody, TokensReply), auth.login_totp),
         ("POST", "/v1/auth/refresh", for_all("auth.refresh", RefreshBody, TokensReply), auth.refresh),
         ("POST", "/v1/auth/logout", for_all("auth.logout", RefreshBody, None, 204), auth.logout),
         ("GET", "/v1/auth/me", own("auth.me", SIGNED_IN, None, MeReply), auth.me),
@@ -85,4 +100,55 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
         ("GET", "/health", Rule(public, "health"), health.health),
         ("GET", "/healthz", Rule(public, "healthz"), health.alive),
         ("GET", "/readyz", Rule(public, "readyz"), health.ready),
+    ]
+
+
+def _passwords(
+    services: Services, sign_ins: SignIns, changes: PasswordChanges
+) -> list[tuple[str, str, Rule, Endpoint]]:
+    given = Passwords(services, sign_ins, changes)
+    public = Route.PUBLIC
+    forgot, reset = "librechat.forgot_password", "librechat.reset_password"
+    return [
+        ("POST", "/v1/auth/password", own("auth.password", SIGNED_IN, ChangeBody, None, 204), given.change),
+        (
+            "POST",
+            "/v1/auth/password/forgot",
+            for_all("auth.password_forgot", ForgotBody, None, 202),
+            given.forgot,
+        ),
+        (
+            "POST",
+            "/v1/auth/password/reset",
+            for_all("auth.password_reset", ResetBody, None, 204),
+            given.reset,
+        ),
+        ("POST", "/api/auth/requestPasswordReset", Rule(public, forgot), given.librechat_forgot),
+        ("POST", "/api/auth/resetPassword", Rule(public, reset), given.librechat_reset),
+    ]
+
+
+def _second_factor(
+    services: Services, page: LibreChatAuth, passwords: PasswordChanges
+) -> list[tuple[str, str, Rule, Endpoint]]:
+    changes = SecondFactorChanges(services)
+    given, dialog = SecondFactor(changes, passwords), LibreChatSecondFactor(services, changes)
+    mine = Route.OWN
+    return [
+        ("GET", "/v1/auth/totp", own("auth.totp", SIGNED_IN), given.status),
+        ("POST", "/v1/auth/totp", own("auth.totp_enrol", SIGNED_IN, EnrolBody), given.enrol),
+        ("DELETE", "/v1/auth/totp", own("auth.totp_disable", SIGNED_IN, ProofBody, None, 204), given.disable),
+        ("POST", "/v1/auth/totp/confirm", own("auth.totp_confirm", SIGNED_IN, ConfirmBody), given.confirm),
+        (
+            "POST",
+            "/v1/auth/totp/recovery-codes",
+            own("auth.totp_codes", SIGNED_IN, ProofBody),
+            given.renew_codes,
+        ),
+        ("POST", "/api/auth/2fa/verify-temp", Rule(Route.PUBLIC, "librechat.2fa.login"), page.verify_code),
+        ("POST", "/api/auth/2fa/enable", Rule(mine, "librechat.2fa.enable"), dialog.enable),
+        ("POST", "/api/auth/2fa/verify", Rule(mine, "librechat.2fa.verify"), dialog.verify),
+        ("POST", "/api/auth/2fa/confirm", Rule(mine, "librechat.2fa.confirm"), dialog.confirm),
+        ("POST", "/api/auth/2fa/disable", Rule(mine, "librechat.2fa.disable"), dialog.disable),
+        ("POST", "/api/auth/2fa/backup/regenerate", Rule(mine, "librechat.2fa.codes"), dialog.renew_codes),
     ]

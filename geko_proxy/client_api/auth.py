@@ -9,10 +9,11 @@ from uuid import UUID
 from aiohttp import web
 from msgspec import Meta
 
+from geko_proxy.accounts.login_tickets import LIFE
 from geko_proxy.accounts.registration import EmailTaken, InvalidRegistration
 from geko_proxy.client_api.cookies import RefreshCookies
 from geko_proxy.client_api.pages import SWITCH_PAGE, page_reply
-from geko_proxy.client_api.sign_in import SignedIn, SignIns
+from geko_proxy.client_api.sign_in import CodeWanted, SignedIn, SignIns
 from geko_proxy.client_api.validation import Body, invalid, parse
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from geko_proxy.services import Services
 
 Short = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+TICKET_LIFE_S = int(LIFE.total_seconds())
 
 
 class RegisterBody(Body, frozen=True):
@@ -38,6 +42,14 @@ class LoginBody(Body, frozen=True):
     email: Short
     password: Short
     workspace_id: UUID | None = None
+
+
+class CodeBody(Body, frozen=True):
+    """POST /v1/auth/login/totp: the ticket of the login, and one of the codes."""
+
+    ticket: Short
+    code: Short | None = None
+    recovery_code: Short | None = None
 
 
 class RefreshBody(Body, frozen=True):
@@ -78,12 +90,31 @@ class Auth:
         return self._reply(exchange, 201, await self._sign_ins.enter(exchange, registered))
 
     async def login(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
-        """200 and tokens; 401 for a wrong e-mail or password, not saying which."""
+        """200 and tokens, or a ticket to go on with a one-time code; 401 for a wrong e-mail or password, not saying
+        which.
+        """
         body = parse(LoginBody, await exchange.request.json())
         signed_in = await self._sign_ins.by_password(exchange, body.email, body.password, body.workspace_id)
         if signed_in is None:
             raise Refused(401, "wrong_credentials", "The e-mail address or the password is wrong.")
-        return self._reply(exchange, 200, signed_in)
+        if isinstance(signed_in, CodeWanted):
+            value = {"twoFactorRequired": True, "ticket": signed_in.ticket, "expiresIn": TICKET_LIFE_S}
+            return Reply.of_json(200, value, {"Cache-Control": "no-store"})
+        reply = self._reply(exchange, 200, signed_in)
+        self._sign_ins.remember_device(exchange, reply, signed_in.user.email)
+        return reply
+
+    async def login_totp(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """200 and tokens; 401 for a wrong code or a ticket that is over."""
+        body = parse(CodeBody, await exchange.request.json())
+        if (body.code is None) == (body.recovery_code is None):
+            raise invalid({"code": "Send either code or recoveryCode."})
+        signed_in = await self._sign_ins.by_code(exchange, body.ticket, body.code, body.recovery_code)
+        if signed_in is None:
+            raise Refused(401, "wrong_code", "The code is wrong or was used already.")
+        reply = self._reply(exchange, 200, signed_in)
+        self._sign_ins.remember_device(exchange, reply, signed_in.user.email)
+        return reply
 
     async def refresh(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 and new tokens; 401 when the session is over.

@@ -6,17 +6,20 @@ import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from geko_proxy.accounts.passwords import hash_password, needs_rehash, verify_password
+from geko_proxy.accounts.login_tickets import TicketToken, close_ticket, open_ticket, use_ticket
 from geko_proxy.accounts.registration import Registered
+from geko_proxy.accounts.second_factor import Verdict
 from geko_proxy.accounts.sessions import InvalidSession, OpenedSession, ReusedToken, Rotated
 from geko_proxy.accounts.tokens import Identity, InvalidToken
 from geko_proxy.accounts.users import User
-from geko_proxy.client_api.login_limits import LoginLimits
+from geko_proxy.client_api.login_limits import LoginLimits, TooManyAttempts
+from geko_proxy.client_api.password_check import PasswordCheck
 from geko_proxy.errors import Refused
-from geko_proxy.exchange import Exchange
+from geko_proxy.exchange import Exchange, Reply
+from geko_proxy.storage.database import Scope
 from geko_proxy.workspaces.roles import Role
 from geko_proxy.workspaces.tenants import Tenant, TenantStatus
 from geko_proxy.workspaces.workspaces import Workspace
@@ -41,33 +44,86 @@ class SignedIn:
     refresh_expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class CodeWanted:
+    """The password was right; a one-time code must follow with this ticket."""
+
+    ticket: str
+
+
 class SignIns:
     """Opens, renews and ends sessions for people who come with a password or a refresh token."""
 
     def __init__(self, services: Services, limits: LoginLimits) -> None:
         self._services = services
         self._limits = limits
+        self._passwords = PasswordCheck(services, limits)
 
     async def by_password(
-        self, exchange: Exchange, email: str, password: str, workspace_id: UUID | None = None
-    ) -> SignedIn | None:
+        self,
+        exchange: Exchange,
+        email: str,
+        password: str,
+        workspace_id: UUID | None = None,
+        *,
+        bound_to: str | None = None,
+    ) -> SignedIn | CodeWanted | None:
         """Sign in; None when the e-mail or the password is wrong, after the same time in both cases.
 
-        workspace_id: the workspace to enter, the oldest one when None.
-        Raises Refused: 429 after too many failures, 403 when there is nowhere to go in.
+        workspace_id: the workspace to enter, the oldest one when None. bound_to: what must be shown again with the
+        ticket for a code, the User-Agent when None.
+        Raises Refused: 429 after too many failures, 503 when too many sign in, 403 when there is nowhere to go in.
         """
-        ip = exchange.request.client_ip
-        self._limits.begin(ip, email)
-        found = await self._services.users.find_login(email)
-        user, stored = found if found is not None else (None, None)
-        if not await verify_password(password, stored) or user is None:
-            log.info("%s: a sign-in failed", exchange.id)
+        user = await self._passwords.user_of(exchange, email, password)
+        if user is None:
             return None
-        self._limits.succeeded(ip, email)
-        if stored is not None and needs_rehash(stored):
-            new = await hash_password(password)
-            await self._services.users.set_password(user.tenant_id, user.user_id, new)
-        return await self.by_user(exchange, user, workspace_id)
+        if not user.two_factor:
+            return await self.by_user(exchange, user, workspace_id)
+        await self._entrance(exchange, user, workspace_id)
+        async with self._services.database.tenant(user.tenant_id) as scope:
+            ticket = await open_ticket(scope, user.user_id, workspace_id, bound_to or _agent(exchange))
+        return CodeWanted(ticket)
+
+    async def by_code(
+        self,
+        exchange: Exchange,
+        ticket: str,
+        code: str | None,
+        recovery_code: str | None,
+        *,
+        bound_to: str | None = None,
+    ) -> SignedIn | None:
+        """Go on with a ticket and a one-time code or a recovery code; None when the code is wrong.
+
+        Raises Refused: 401 "ticket_over", 429 after too many wrong codes, 403 when there is nowhere to go in.
+        """
+        token = TicketToken.decode(ticket)
+        if token is None:
+            raise ticket_over()
+        services, verdict = self._services, Verdict(passed=False)
+        async with services.database.tenant(token.tenant_id) as scope:
+            found = await use_ticket(scope, token, bound_to or _agent(exchange))
+            if found is not None:
+                verdict = await services.second_factors.check(scope, found.user_id, code, recovery_code)
+            if verdict.passed:
+                await close_ticket(scope, token)
+            if found is not None and (verdict.blocks or verdict.recovery):
+                action = "recovery_code.use" if verdict.recovery else "login.slowed"
+                await self._audit_user(scope, exchange, found.user_id, action, {"factor": "code"})
+        if found is None:
+            raise ticket_over()
+        if verdict.wait_s:
+            log.warning("%s: a code was refused, too many were wrong", exchange.id)
+            raise TooManyAttempts("wrong codes", verdict.wait_s, "code", begins=False)
+        user = await services.users.get(token.tenant_id, found.user_id)
+        if not verdict.passed or user is None or user.disabled_at is not None:
+            log.info("%s: a one-time code was wrong", exchange.id)
+            return None
+        return await self.by_user(exchange, user, found.workspace_id)
+
+    def remember_device(self, exchange: Exchange, reply: Reply, email: str) -> None:
+        """Make the browser known as the account owner's."""
+        self._passwords.devices.set(exchange, reply, email)
 
     async def register(
         self,
@@ -162,16 +218,7 @@ class SignIns:
 
         Raises Refused 403 when the tenant is suspended or there is nowhere to go in.
         """
-        tenant = await self._active_tenant(user.tenant_id)
-        if tenant is None:
-            raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
-        place = await self._services.hosts.of(exchange)
-        if place is not None:
-            if workspace_id not in (None, place.workspace_id):
-                raise Refused(403, "other_workspace", "This address is for another workspace.")
-            workspace_id = place.workspace_id
-        workspace, role = await self._choose(user, workspace_id)
-        return await self._open(exchange, user, tenant, workspace, role)
+        return await self._open(exchange, user, *await self._entrance(exchange, user, workspace_id))
 
     async def end(self, exchange: Exchange, refresh_token: str | None) -> None:
         """End the sessions of the refresh token and of the bearer, as far as they name one."""
@@ -216,6 +263,19 @@ class SignIns:
             return None
         return self._signed_in(user, tenant, workspace, role, rotated)
 
+    async def _entrance(
+        self, exchange: Exchange, user: User, workspace_id: UUID | None
+    ) -> tuple[Tenant, Workspace, Role]:
+        tenant = await self._active_tenant(user.tenant_id)
+        if tenant is None:
+            raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
+        place = await self._services.hosts.of(exchange)
+        if place is not None:
+            if workspace_id not in (None, place.workspace_id):
+                raise Refused(403, "other_workspace", "This address is for another workspace.")
+            workspace_id = place.workspace_id
+        return tenant, *await self._choose(user, workspace_id)
+
     async def _active_tenant(self, tenant_id: UUID) -> Tenant | None:
         tenant = await self._services.tenants.get(tenant_id)
         return tenant if tenant is not None and tenant.status is TenantStatus.ACTIVE else None
@@ -251,6 +311,19 @@ class SignIns:
             refresh_expires_at=session.expires_at,
         )
 
+    async def _audit_user(
+        self, scope: Scope, exchange: Exchange, user_id: UUID, action: str, details: dict[str, Any]
+    ) -> None:
+        await self._services.audit.record(
+            scope,
+            actor_user_id=None,
+            action=action,
+            target=f"user/{user_id}",
+            ip=exchange.request.client_ip,
+            request_id=exchange.id,
+            details=details,
+        )
+
     async def _audit_reuse(self, exchange: Exchange, reused: ReusedToken) -> None:
         await self._audit(exchange, reused.tenant_id, None, "session.reuse", str(reused.session_id))
 
@@ -267,6 +340,15 @@ class SignIns:
                 request_id=exchange.id,
                 details={},
             )
+
+
+def ticket_over() -> Refused:
+    """The ticket is used, too old, or not this client's."""
+    return Refused(401, "ticket_over", "This sign-in has expired. Enter your password again.")
+
+
+def _agent(exchange: Exchange) -> str:
+    return "agent " + exchange.request.headers.get("User-Agent", "")
 
 
 def _origin(exchange: Exchange) -> tuple[str | None, str | None]:

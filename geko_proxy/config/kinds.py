@@ -50,6 +50,17 @@ def integer(minimum: int, maximum: int | None = None) -> Kind[int]:
     return Kind(expected, check, parse=int)
 
 
+def number(minimum: float, maximum: float) -> Kind[float]:
+    """Make a kind for numbers from minimum to maximum, both allowed."""
+
+    def check(value: object) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not minimum <= value <= maximum:
+            raise ValueError
+        return float(value)
+
+    return Kind(f"a number from {minimum:g} to {maximum:g}", check, parse=float)
+
+
 def flag() -> Kind[bool]:
     """Make a kind for yes or no: true and false in TOML, also yes/no, on/off, 1/0 in the environment."""
     return Kind("true or false", _boolean, parse=_parse_flag)

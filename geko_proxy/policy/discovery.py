@@ -36,9 +36,23 @@ class UnexpectedShape(ValueError):
     """A reply that is not what LibreChat sends."""
 
 
-def filter_user(value: Any, *, name: str, email: str, username: str, favorites: list[Any] | None) -> Any:
+def filter_user(
+    value: Any,
+    *,
+    name: str,
+    email: str,
+    username: str,
+    favorites: list[Any] | None,
+    two_factor: bool = False,
+) -> Any:
     """GET /api/user: the person, not the shadow account. Its id stays: paths are built with it (contract trap 25)."""
-    user = {**_object(value), "name": name, "email": email, "username": username}
+    user = {
+        **_object(value),
+        "name": name,
+        "email": email,
+        "username": username,
+        "twoFactorEnabled": two_factor,
+    }
     if favorites is not None and "favorites" in user:
         user["favorites"] = favorites
     return user
@@ -52,10 +66,13 @@ def filter_config(
     specs: Collection[str] | None,
     config: WorkspaceConfig,
     social: Mapping[str, Any] = NO_SOCIAL_LOGINS,
+    mail: bool = False,
+    min_password: int = 8,
 ) -> Any:
     """GET /api/config, signed in or not. specs: names of the model specs to keep, None for all of them.
 
-    social: members that show buttons of identity providers (social_logins).
+    social: members that show buttons of identity providers (social_logins). mail: GEKO can send mail, so passwords
+    can be reset. min_password: length that the page's forms ask for.
     """
     result: dict[str, Any] = {
         key: False if key.endswith("LoginEnabled") and key != "emailLoginEnabled" else each
@@ -66,8 +83,9 @@ def filter_config(
         "serverDomain": public_url,
         "emailLoginEnabled": True,
         "registrationEnabled": registration,
-        "passwordResetEnabled": False,
+        "passwordResetEnabled": mail,
         "emailEnabled": False,
+        "minPasswordLength": min_password,
         "openidAutoRedirect": False,
         "socialLogins": [],
         "ldap": {"enabled": False},

@@ -33,6 +33,8 @@ async def config(value: Any, exchange: Exchange, guard: Guard | None, services: 
     return discovery.filter_config(
         value,
         registration=services.settings.auth.registration,
+        mail=services.settings.mail.transport != "off",
+        min_password=services.settings.auth.password_min_length,
         public_url=services.settings.server.public_url or _own_address(exchange),
         specs=specs,
         config=guard.config if guard is not None else WorkspaceConfig(),
@@ -51,7 +53,12 @@ async def user(value: Any, exchange: Exchange, guard: Guard, services: Services)
     if guard.restricted and isinstance(listed, list):
         favorites = await allowed_favorites(listed, guard)
     return discovery.filter_user(
-        value, name=person.name, email=person.email, username=person.username or "", favorites=favorites
+        value,
+        name=person.name,
+        email=person.email,
+        username=person.username or "",
+        favorites=favorites,
+        two_factor=person.two_factor,
     )
 
 

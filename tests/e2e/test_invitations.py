@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -235,10 +236,16 @@ class Mailing(NamedTuple):
 
     def token_for(self, email: str) -> str:
         """The token in the only mail to an address."""
-        mails = [
-            message_from_bytes(file.read_bytes(), policy=policy.default) for file in self.folder.glob("*.eml")
-        ]
-        (mail,) = [each for each in mails if each["To"] == email]
+        until = time.monotonic() + 10  # mail is sent behind the reply
+        mails: list[Any] = []
+        while not mails and time.monotonic() < until:
+            time.sleep(0.02)
+            files = [
+                message_from_bytes(file.read_bytes(), policy=policy.default)
+                for file in self.folder.glob("*.eml")
+            ]
+            mails = [each for each in files if each["To"] == email]
+        (mail,) = mails
         found = LINK.search(mail.get_content())
         assert found is not None
         return found[1]
