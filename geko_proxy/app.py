@@ -12,6 +12,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
+from geko_proxy.accounts.api_keys import ApiKeys
 from geko_proxy.accounts.one_time_tokens import OneTimeTokens
 from geko_proxy.accounts.registration import Registration
 from geko_proxy.accounts.sealing import Sealer
@@ -141,6 +142,7 @@ def _services(
             auth.jwt_secret, issuer=auth.issuer, audience=auth.audience, ttl_s=auth.access_token_ttl_s
         ),
         one_time_tokens=OneTimeTokens(database),
+        api_keys=ApiKeys(database, invalidation),
         shadows=ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords)),
         shadow_store=shadow_store,
         tenants=TenantStore(database, invalidation),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from geko_proxy.accounts.api_keys import ApiKeys
     from geko_proxy.accounts.one_time_tokens import OneTimeTokens
     from geko_proxy.accounts.registration import Registration
     from geko_proxy.accounts.sealing import Sealer
@@ -48,6 +49,7 @@ class Services:
     sessions: Sessions
     tokens: AccessTokens
     one_time_tokens: OneTimeTokens
+    api_keys: ApiKeys
     shadows: ShadowAccounts
     shadow_store: ShadowStore
     tenants: TenantStore

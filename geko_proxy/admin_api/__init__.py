@@ -1,9 +1,10 @@
-"""The rest of /v1: workspaces, their configuration, quota and usage."""
+"""The rest of /v1: workspaces, their configuration, quota and usage, API keys."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geko_proxy.admin_api.api_keys import ApiKeyEndpoints
 from geko_proxy.admin_api.usage import Usage
 from geko_proxy.admin_api.workspaces import Workspaces
 from geko_proxy.exchange import Route
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def routes(services: Services) -> list[tuple[str, str, Rule, Endpoint]]:
     """The table of this folder: methods, path, rule, endpoint."""
     usage, workspaces = Usage(services), Workspaces(services)
+    keys, mine = ApiKeyEndpoints(services), "/v1/api-keys/{keyId}"
     own, one = Route.OWN, "/v1/workspaces/{workspaceId}"
     return [
         ("GET", "/v1/workspaces", Rule(own, "workspaces.list"), workspaces.list_mine),
@@ -26,4 +28,16 @@ def routes(services: Services) -> list[tuple[str, str, Rule, Endpoint]]:
         ("GET", f"{one}/quota", Rule(own, "workspaces.quota.get"), workspaces.get_quota),
         ("PUT", f"{one}/quota", Rule(own, "workspaces.quota.put"), workspaces.put_quota),
         ("GET", f"{one}/usage", Rule(own, "workspaces.usage"), usage.get),
+        ("POST", "/v1/api-keys", Rule(own, "api_keys.create"), keys.create),
+        ("GET", "/v1/api-keys", Rule(own, "api_keys.list"), keys.list_mine),
+        ("GET", mine, Rule(own, "api_keys.get"), keys.get),
+        ("PATCH", mine, Rule(own, "api_keys.change"), keys.change),
+        ("DELETE", mine, Rule(own, "api_keys.delete"), keys.delete),
+        ("GET", f"{one}/api-keys", Rule(own, "workspaces.api_keys"), keys.list_of_workspace),
+        (
+            "DELETE",
+            f"{one}/api-keys/{{keyId}}",
+            Rule(own, "workspaces.api_keys.delete"),
+            keys.delete_of_workspace,
+        ),
     ]

@@ -38,7 +38,7 @@ async def enter(services: Services, exchange: Exchange, permission: Permission) 
     identity = exchange.signed_in()
     workspace_id = read_uuid(exchange.params["workspaceId"])
     role = None
-    if workspace_id is not None:
+    if workspace_id is not None and _is_in_reach(exchange, workspace_id):
         role = await services.members.role(identity.tenant_id, workspace_id, identity.user_id)
     if workspace_id is None or role is None:
         raise Refused(404, "workspace_not_found", "There is no such workspace.")
@@ -46,6 +46,11 @@ async def enter(services: Services, exchange: Exchange, permission: Permission) 
     if not access.allows(permission):
         raise Refused(403, "forbidden", f"Your role in this workspace ({role}) does not allow this.")
     return access
+
+
+def _is_in_reach(exchange: Exchange, workspace_id: UUID) -> bool:
+    """An API key is for one workspace, whatever else its user is a member of."""
+    return exchange.api_key is None or exchange.api_key.workspace_id == workspace_id
 
 
 async def record(
