@@ -54,6 +54,7 @@ async def send(
 ) -> web.StreamResponse:
     """Send a reply: bytes at once, a source as it arrives, an event stream through its hooks if there are any."""
     headers = secure_headers(reply.headers, exchange.id, exchange.request.secure)
+    headers.extend(exchange.limit_headers)
     if reply.source is None and request.method != "HEAD":
         return web.Response(status=reply.status, headers=headers, body=reply.body)
     response = web.StreamResponse(status=reply.status, headers=headers)
@@ -123,6 +124,7 @@ async def send_log(
 ) -> web.StreamResponse:
     """Serve an answer's events from number `start` on to one more browser, after `first`."""
     headers = secure_headers(CIMultiDict(EVENT_STREAM_HEADERS), exchange.id, exchange.request.secure)
+    headers.extend(exchange.limit_headers)
     response = web.StreamResponse(headers=headers)
     writer = await response.prepare(request)
     try:

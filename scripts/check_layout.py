@@ -16,7 +16,20 @@ PACKAGE = "geko_proxy"
 # A module imports from its own layer and from those above it in this list, never from one below.
 # The longest name that fits counts, so "filters.base" stands apart from the other "filters".
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "sse", "headers", "exchange", "routing", "librechat", "logs", "config", "event_log"),
+    (
+        "",
+        "errors",
+        "sse",
+        "headers",
+        "exchange",
+        "routing",
+        "librechat",
+        "logs",
+        "config",
+        "event_log",
+        "addresses",
+        "librechat_limits",
+    ),
     ("storage",),
     ("accounts", "workspaces", "metering", "mail", "upstream", "upstream_connection", "librechat_client"),
     ("turn", "turns", "services"),

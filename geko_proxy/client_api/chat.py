@@ -71,6 +71,7 @@ async def stream(
     """Send the answer's events as they come; those that come together are written together."""
     response = EventSourceResponse(sep="\n", allow_all_methods=True, send_timeout=None)
     secure_headers(response.headers, exchange.id, exchange.request.secure)
+    response.headers.extend(exchange.limit_headers)
     response.headers["X-Conversation-Id"] = turn.stream_id
     try:
         await response.prepare(request)

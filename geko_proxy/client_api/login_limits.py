@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable
 from math import ceil
@@ -10,10 +9,10 @@ from typing import Final
 
 from cachetools import TTLCache
 
+from geko_proxy.addresses import network_of
 from geko_proxy.errors import Refused
 
 MAX_KEYS: Final = 100_000
-IPV6_NETWORK: Final = 64  # what one customer of a provider has at least
 
 
 class Attempts:
@@ -98,19 +97,6 @@ class LoginLimits:
 def account_key(network: str, email: str) -> str:
     """The key of an account from one network. email: as typed."""
     return f"{network} {email.strip().lower()[:254]}"
-
-
-def network_of(ip: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 of an IPv6 one."""
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
-        return ip
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address), IPV6_NETWORK), strict=False))
 
 
 def too_many(what: str, wait_s: int) -> Refused:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from geko_proxy.client_api.login_limits import LoginLimits, network_of
+from geko_proxy.client_api.login_limits import LoginLimits
 from geko_proxy.errors import Refused
 
 
@@ -70,17 +70,3 @@ def test_registrations(limits: LoginLimits) -> None:
     with pytest.raises(Refused, match="accounts created"):
         limits.begin_registration("192.0.2.1")
     limits.begin_registration("192.0.2.2")
-
-
-@pytest.mark.parametrize(
-    ("ip", "network"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:0:1:aaaa::1", "2001:db8:0:1::/64"),
-        ("::1", "::/64"),
-        ("", ""),
-    ],
-)
-def test_what_counts_as_one_address(ip: str, network: str) -> None:
-    assert network_of(ip) == network
