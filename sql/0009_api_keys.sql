@@ -114,7 +114,7 @@ create trigger announce_disabled after update of disabled_at on users
 
 -- The lease functions of 0003 with the key. A turn without one takes the same single statement as before. With one,
 -- the rows are locked one after the other, always in the order lease, turn, quota window, key window, and read when
--- they are locked.
+-- they are locked. The key may be left out: instances of the release before go on while they are replaced.
 
 drop function begin_lease(uuid, uuid, timestamptz, bigint, bigint, uuid, uuid, text, text, text, double precision);
 drop function top_up_lease(uuid, uuid, bigint, bigint, double precision);
@@ -122,7 +122,7 @@ drop function settle_lease(uuid, uuid, text, jsonb);
 
 -- As before, and $12 key (null: none). by_key: the numbers are those of the key's budget, which is what has no room.
 create function begin_lease(uuid, uuid, timestamptz, bigint, bigint, uuid, uuid, text, text, text, double precision,
-    uuid)
+    uuid default null)
 returns table (used bigint, leased bigint, token_limit bigint, ends_at timestamptz, amount bigint, by_key boolean)
 language plpgsql set search_path = public, pg_temp
 as $function$
@@ -226,7 +226,7 @@ end
 $function$;
 
 -- As before, and $6 key (null: none). by_key: what there is less of than wanted is the key's budget.
-create function top_up_lease(uuid, uuid, bigint, bigint, double precision, uuid)
+create function top_up_lease(uuid, uuid, bigint, bigint, double precision, uuid default null)
 returns table (amount bigint, by_key boolean)
 language plpgsql set search_path = public, pg_temp
 as $function$
@@ -311,7 +311,7 @@ end
 $function$;
 
 -- As before; a turn that has a key is settled in its window too. $5 key (null: none).
-create function settle_lease(uuid, uuid, text, jsonb, uuid)
+create function settle_lease(uuid, uuid, text, jsonb, uuid default null)
 returns table (used bigint)
 language plpgsql set search_path = public, pg_temp
 as $function$

@@ -51,6 +51,8 @@ LIST_OF_USER: Final = f"{READ} and k.user_id = $3 order by k.created_at, k.key_i
 LIST_OF_WORKSPACE: Final = f"{READ} and k.workspace_id = $3 order by k.created_at, k.key_id"
 GET: Final = f"{READ} and k.user_id = $3 and k.key_id = $4"
 
+GET_LOCKED: Final = f"{GET} for no key update of k"
+
 UPDATE: Final = """
 update api_keys set name = $4, scopes = $5, models = $6, token_limit = $7, expires_at = $8
 where tenant_id = $1 and user_id = $2 and key_id = $3 and revoked_at is null
@@ -217,9 +219,11 @@ class ApiKeys:
             rows = await scope.fetch(LIST_OF_WORKSPACE, month, workspace_id)
         return [KeyRecord.from_row(row) for row in rows]
 
-    async def get(self, scope: Scope, user_id: UUID, key_id: UUID, month: datetime) -> KeyRecord | None:
-        """One key of a person."""
-        row = await scope.fetch_row(GET, month, user_id, key_id)
+    async def get(
+        self, scope: Scope, user_id: UUID, key_id: UUID, month: datetime, *, lock: bool = False
+    ) -> KeyRecord | None:
+        """One key of a person. lock: it is about to be changed."""
+        row = await scope.fetch_row(GET_LOCKED if lock else GET, month, user_id, key_id)
         return None if row is None else KeyRecord.from_row(row)
 
     async def update(self, scope: Scope, user_id: UUID, key_id: UUID, terms: KeyTerms) -> bool:

@@ -108,7 +108,7 @@ class ApiKeyEndpoints:
         services, identity = self._services, exchange.signed_in()
         body = parse(ChangeBody, await exchange.request.json())
         async with services.database.tenant(identity.tenant_id) as scope:
-            record = await self._own(scope, exchange)
+            record = await self._own(scope, exchange, lock=True)
             terms = changed(record.terms, body)
             check_terms(terms, datetime.now(UTC), new_expiry=not isinstance(body.expires_at, UnsetType))
             role = await services.members.role(identity.tenant_id, record.workspace_id, identity.user_id)
@@ -156,12 +156,13 @@ class ApiKeyEndpoints:
         services.api_keys.forget(key_id)
         return Reply(204)
 
-    async def _own(self, scope: Scope, exchange: Exchange) -> KeyRecord:
+    async def _own(self, scope: Scope, exchange: Exchange, *, lock: bool = False) -> KeyRecord:
         key_id = read_uuid(exchange.params["keyId"])
         record = None
         if key_id is not None:
             user_id = exchange.signed_in().user_id
-            record = await self._services.api_keys.get(scope, user_id, key_id, month_of(exchange))
+            month = month_of(exchange)
+            record = await self._services.api_keys.get(scope, user_id, key_id, month, lock=lock)
         if record is None:
             raise not_found()
         return record

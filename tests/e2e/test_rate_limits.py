@@ -271,7 +271,7 @@ async def test_a_ban_on_a_chat_message_is_a_503(alice: Person, geko: Running, st
     async with aiohttp.ClientSession(stand_in.url) as control:
         try:
             await order(
-                stand_in, path="/api/agents/chat/*", method="POST", kind="status", status=200, body=ban
+                stand_in, path="/api/agents/chat*", method="POST", kind="status", status=200, body=ban
             )
             answer = await send(alice, "hello")
         finally:
