@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
+from geko_proxy.accounts.last_seen import LastSeen
 from geko_proxy.accounts.one_time_tokens import OneTimeTokens
 from geko_proxy.accounts.registration import Registration
 from geko_proxy.accounts.sealing import Sealer
@@ -23,6 +25,8 @@ from geko_proxy.accounts.shadow import (
     ShadowPasswords,
 )
 from geko_proxy.accounts.shadow_store import ShadowStore
+from geko_proxy.accounts.signing_key_rotation import RotationPlan, SigningKeyRotation
+from geko_proxy.accounts.signing_key_store import SigningKeyStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
 from geko_proxy.config import Settings
@@ -105,7 +109,11 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     upstream = Upstream(settings.librechat.url, _upstream_options(settings))
     stack.push_async_callback(upstream.close)
     client = LibreChatClient(upstream, settings.librechat.stream_idle_timeout_ms)
-    return _services(settings, database, invalidation, redis, client), upstream
+    services = _services(settings, database, invalidation, redis, client)
+    for part in (services.signing_keys, services.last_seen):
+        await part.start()
+        stack.push_async_callback(part.stop)
+    return services, upstream
 
 
 def _services(
@@ -116,6 +124,14 @@ def _services(
     client: LibreChatClient,
 ) -> Services:
     auth = settings.auth
+    sealer = Sealer(auth.encryption_secret)
+    tokens = AccessTokens(
+        auth.jwt_secret,
+        issuer=auth.issuer,
+        audience=auth.audience,
+        ttl_s=auth.access_token_ttl_s,
+        signing=auth.signing,
+    )
     shadow_store = ShadowStore(database)
     passwords = ShadowPasswords(settings.librechat.shadow_secret, settings.librechat.shadow_email_domain)
     return Services(
@@ -123,16 +139,20 @@ def _services(
         database=database,
         redis=redis,
         mailer=open_mailer(settings),
-        sealer=Sealer(auth.encryption_secret),
+        sealer=sealer,
         client=client,
         users=UserStore(database),
         registration=Registration(database),
         sessions=Sessions(
-            database, invalidation, ttl_s=auth.refresh_token_ttl_s, grace_s=auth.refresh_grace_s
+            database,
+            invalidation,
+            ttl_s=auth.refresh_token_ttl_s,
+            grace_s=auth.refresh_grace_s,
+            max_ttl_s=auth.session_max_ttl_s,
         ),
-        tokens=AccessTokens(
-            auth.jwt_secret, issuer=auth.issuer, audience=auth.audience, ttl_s=auth.access_token_ttl_s
-        ),
+        last_seen=LastSeen(database),
+        tokens=tokens,
+        signing_keys=_signing_keys(settings, database, invalidation, sealer, tokens),
         one_time_tokens=OneTimeTokens(database),
         shadows=ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords)),
         shadow_store=shadow_store,
@@ -148,6 +168,22 @@ def _services(
         counter=TokenCounter(),
         turns=Turns(),
     )
+
+
+def _signing_keys(
+    settings: Settings, database: Database, invalidation: Invalidation, sealer: Sealer, tokens: AccessTokens
+) -> SigningKeyRotation:
+    auth = settings.auth
+    plan = RotationPlan(
+        algorithm=auth.signing,
+        token_ttl_s=auth.access_token_ttl_s,
+        rotation_days=auth.signing_key_rotation_days,
+        files=Path(auth.signing_keys).expanduser() if auth.signing_keys else None,
+    )
+    store = SigningKeyStore(database, sealer, invalidation)
+    signing_keys = SigningKeyRotation(store, invalidation, plan, tokens.use)
+    tokens.refresh_by(signing_keys.refresh)
+    return signing_keys
 
 
 def _credentials(settings: Settings, client: LibreChatClient, passwords: ShadowPasswords) -> Credentials:

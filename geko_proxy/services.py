@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from geko_proxy.accounts.last_seen import LastSeen
     from geko_proxy.accounts.one_time_tokens import OneTimeTokens
     from geko_proxy.accounts.registration import Registration
     from geko_proxy.accounts.sealing import Sealer
     from geko_proxy.accounts.sessions import Sessions
     from geko_proxy.accounts.shadow import ShadowAccounts
     from geko_proxy.accounts.shadow_store import ShadowStore
+    from geko_proxy.accounts.signing_key_rotation import SigningKeyRotation
     from geko_proxy.accounts.tokens import AccessTokens
     from geko_proxy.accounts.users import UserStore
     from geko_proxy.config import Settings
@@ -46,7 +48,9 @@ class Services:
     users: UserStore
     registration: Registration
     sessions: Sessions
+    last_seen: LastSeen
     tokens: AccessTokens
+    signing_keys: SigningKeyRotation
     one_time_tokens: OneTimeTokens
     shadows: ShadowAccounts
     shadow_store: ShadowStore

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geko_proxy.admin_api.sessions import MemberSessions
 from geko_proxy.admin_api.usage import Usage
 from geko_proxy.admin_api.workspaces import Workspaces
 from geko_proxy.exchange import Route
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def routes(services: Services) -> list[tuple[str, str, Rule, Endpoint]]:
     """The table of this folder: methods, path, rule, endpoint."""
     usage, workspaces = Usage(services), Workspaces(services)
+    member_sessions = MemberSessions(services)
     own, one = Route.OWN, "/v1/workspaces/{workspaceId}"
     return [
         ("GET", "/v1/workspaces", Rule(own, "workspaces.list"), workspaces.list_mine),
@@ -26,4 +28,10 @@ def routes(services: Services) -> list[tuple[str, str, Rule, Endpoint]]:
         ("GET", f"{one}/quota", Rule(own, "workspaces.quota.get"), workspaces.get_quota),
         ("PUT", f"{one}/quota", Rule(own, "workspaces.quota.put"), workspaces.put_quota),
         ("GET", f"{one}/usage", Rule(own, "workspaces.usage"), usage.get),
+        (
+            "DELETE",
+            f"{one}/members/{{userId}}/sessions",
+            Rule(own, "workspaces.members.sessions.revoke"),
+            member_sessions.revoke,
+        ),
     ]

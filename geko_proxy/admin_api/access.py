@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from geko_proxy.client_api.validation import read_uuid as read_uuid
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange
 from geko_proxy.workspaces.roles import Permission, Role, allowed
@@ -62,11 +63,3 @@ async def record(
             request_id=exchange.id,
             details=details,
         )
-
-
-def read_uuid(text: str) -> UUID | None:
-    """The UUID of a path's segment in its usual form, None where it is none."""
-    try:
-        return UUID(text) if len(text) == 36 else None
-    except ValueError:
-        return None

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from geko_proxy.client_api.auth import Auth
 from geko_proxy.client_api.chat import Chat, StartChat
 from geko_proxy.client_api.health import Health
+from geko_proxy.client_api.jwks import Jwks
 from geko_proxy.client_api.librechat_auth import LibreChatAuth
 from geko_proxy.client_api.login_limits import LoginLimits
+from geko_proxy.client_api.sessions import OwnSessions
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.exchange import Route
 from geko_proxy.librechat import Rule
@@ -28,6 +30,7 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     page = LibreChatAuth(services, sign_ins)
     chat = Chat(services, start_chat)
     health = Health(services)
+    jwks, sessions = Jwks(services), OwnSessions(services)
     public, own = Route.PUBLIC, Route.OWN
     return [
         ("POST", "/v1/auth/register", Rule(public, "auth.register"), auth.register),
@@ -35,6 +38,10 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
         ("POST", "/v1/auth/refresh", Rule(public, "auth.refresh"), auth.refresh),
         ("POST", "/v1/auth/logout", Rule(public, "auth.logout"), auth.logout),
         ("GET", "/v1/auth/me", Rule(own, "auth.me"), auth.me),
+        ("GET", "/v1/auth/jwks.json", Rule(public, "auth.jwks"), jwks.get),
+        ("GET", "/v1/auth/sessions", Rule(own, "auth.sessions.list"), sessions.list_mine),
+        ("DELETE", "/v1/auth/sessions", Rule(own, "auth.sessions.revoke_others"), sessions.revoke_others),
+        ("DELETE", "/v1/auth/sessions/{sessionId}", Rule(own, "auth.sessions.revoke"), sessions.revoke),
         ("POST", "/v1/chat/send", Rule(own, "chat.send"), chat.send),
         ("POST", "/api/auth/login", Rule(public, "librechat.login"), page.login),
         ("POST", "/api/auth/register", Rule(public, "librechat.register"), page.register),

@@ -37,32 +37,36 @@ class AuthFilter(Filter):
         self._server = services.settings.server
         self._tokens = services.tokens
         self._sessions = services.sessions
+        self._last_seen = services.last_seen
         self._recent: Recent[Identity] = Recent(services.sessions)
+        services.tokens.on_change(self._recent.clear)
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
         header = exchange.request.headers.get("Authorization", "")
         scheme, _, token = header.partition(" ")
         if token and scheme.lower() == "bearer":
-            exchange.user = await self._from_token(token.strip(), exchange.started_at)
+            exchange.user = await self._from_token(token.strip(), exchange)
         elif exchange.route is Route.MEDIA:
             exchange.user = await self._from_cookie(exchange)
         elif exchange.operation not in ANONYMOUS_OPERATIONS:
             raise unauthorized("not_signed_in", "No auth token")
         return None
 
-    async def _from_token(self, token: str, now: float) -> Identity:
-        recent = self._recent.get(token)
+    async def _from_token(self, token: str, exchange: Exchange) -> Identity:
+        recent, now = self._recent.get(token), exchange.started_at
         if recent is not None and recent.expires_at > now:
             return recent
-        stamp = self._recent.stamp()
+        stamp, ring = self._recent.stamp(), self._tokens.ring
         try:
-            identity = self._tokens.verify(token, now)
+            identity = await self._tokens.check(token, now)
         except InvalidToken as error:
             text = "jwt expired" if error.reason == "expired" else "invalid token"  # LibreChat's words
             raise unauthorized("invalid_token", text) from None
         if not await self._sessions.is_active(identity.tenant_id, identity.session_id):
             raise unauthorized("session_over", "The session is over. Sign in again.")
-        self._recent.put(token, identity, stamp)
+        self._last_seen.note(identity.tenant_id, identity.session_id, exchange.request.client_ip)
+        if ring is self._tokens.ring:  # else the token's key may have been retired while we asked
+            self._recent.put(token, identity, stamp)
         return identity
 
     async def _from_cookie(self, exchange: Exchange) -> Identity:
