@@ -94,3 +94,12 @@ def message(sender: str, to: str, subject: str, text: str) -> EmailMessage:
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834
     mail.set_content(text)
     return mail
+
+
+def link_base(settings: Settings) -> str:
+    """Where links in mails lead: never to what a request's Host header says, which anybody can write."""
+    server = settings.server
+    return (
+        server.public_url
+        or f"http://{'localhost' if server.host == '0.0.0.0' else server.host}:{server.port}"
+    )

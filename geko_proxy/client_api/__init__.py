@@ -10,6 +10,8 @@ from geko_proxy.client_api.health import Health
 from geko_proxy.client_api.jwks import Jwks
 from geko_proxy.client_api.librechat_auth import LibreChatAuth
 from geko_proxy.client_api.login_limits import LoginLimits
+from geko_proxy.client_api.profile import Profile
+from geko_proxy.client_api.profile_email import ProfileEmail
 from geko_proxy.client_api.sessions import OwnSessions
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.exchange import Route
@@ -31,6 +33,7 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     chat = Chat(services, start_chat)
     health = Health(services)
     jwks, sessions = Jwks(services), OwnSessions(services)
+    profile, email = Profile(services), ProfileEmail(services)
     public, own = Route.PUBLIC, Route.OWN
     return [
         ("POST", "/v1/auth/register", Rule(public, "auth.register"), auth.register),
@@ -42,6 +45,12 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
         ("GET", "/v1/auth/sessions", Rule(own, "auth.sessions.list"), sessions.list_mine),
         ("DELETE", "/v1/auth/sessions", Rule(own, "auth.sessions.revoke_others"), sessions.revoke_others),
         ("DELETE", "/v1/auth/sessions/{sessionId}", Rule(own, "auth.sessions.revoke"), sessions.revoke),
+        ("GET", "/v1/auth/profile", Rule(own, "auth.profile.get"), profile.get),
+        ("PATCH", "/v1/auth/profile", Rule(own, "auth.profile.patch"), profile.patch),
+        ("POST", "/v1/auth/profile/email", Rule(own, "auth.profile.email"), email.change),
+        ("POST", "/v1/auth/profile/email/verify", Rule(own, "auth.profile.email.verify"), email.verify),
+        ("GET", "/v1/auth/profile/email/confirm", Rule(public, "auth.profile.email.ask"), email.ask),
+        ("POST", "/v1/auth/profile/email/confirm", Rule(public, "auth.profile.email.confirm"), email.confirm),
         ("POST", "/v1/chat/send", Rule(own, "chat.send"), chat.send),
         ("POST", "/api/auth/login", Rule(public, "librechat.login"), page.login),
         ("POST", "/api/auth/register", Rule(public, "librechat.register"), page.register),

@@ -35,9 +35,22 @@ class UnexpectedShape(ValueError):
     """A reply that is not what LibreChat sends."""
 
 
-def filter_user(value: Any, *, name: str, email: str, username: str, favorites: list[Any] | None) -> Any:
-    """GET /api/user: the person, not the shadow account. Its id stays: paths are built with it (contract trap 25)."""
+def filter_user(
+    value: Any,
+    *,
+    name: str,
+    email: str,
+    username: str,
+    favorites: list[Any] | None,
+    avatar: str | None = None,
+) -> Any:
+    """GET /api/user: the person, not the shadow account. Its id stays: paths are built with it (contract trap 25).
+
+    avatar: None: the picture that was uploaded in LibreChat's own settings stays.
+    """
     user = {**_object(value), "name": name, "email": email, "username": username}
+    if avatar is not None:
+        user["avatar"] = avatar
     if favorites is not None and "favorites" in user:
         user["favorites"] = favorites
     return user

@@ -49,7 +49,12 @@ async def user(value: Any, exchange: Exchange, guard: Guard, services: Services)
     if guard.restricted and isinstance(listed, list):
         favorites = await allowed_favorites(listed, guard)
     return discovery.filter_user(
-        value, name=person.name, email=person.email, username=person.username or "", favorites=favorites
+        value,
+        name=person.name,
+        email=person.email,
+        username=person.username or "",
+        favorites=favorites,
+        avatar=person.avatar,
     )
 
 
