@@ -18,6 +18,7 @@ import uvloop
 
 from bench import report
 from bench.cores import Cores, available_cores, machine, pin, share_out
+from bench.logins import measure_logins
 from bench.measure import MEASUREMENTS, Figures, Measurement, measure
 from bench.processes import BenchError
 from bench.subjects import SUBJECTS, Stage, Subject, upstream
@@ -25,6 +26,7 @@ from bench.subjects import SUBJECTS, Stage, Subject, upstream
 LIMIT_S = 170.0  # no further round is begun when it would end later than this
 FILE = Path(__file__).parent / "results" / "latest.md"
 LOCK = Path(tempfile.gettempdir(), f"geko-bench-{os.getuid()}.lock")
+LOGINS = "logins"  # stands alone, and is not part of the comparison
 HEADROOM = 2.0  # a load generator that is not this much faster than GEKO measures itself
 
 Rounds = dict[str, dict[str, list[Figures]]]
@@ -51,6 +53,8 @@ def _run(arguments: argparse.Namespace) -> int:
     pin(0, sorted({cores.upstream, *cores.load}))  # inherited by the database
     for note in cores.notes:
         print(note)
+    if LOGINS in arguments.measure:
+        return _run_logins(cores)
     rounds, problems = uvloop.run(_bench(arguments, cores))
     summary = report.summary(rounds, this_machine, cores, problems)
     problems += _too_slow(summary["direct_to_geko"])
@@ -62,12 +66,23 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if any(name in SUBJECTS and not rounds[name] for name in rounds if name != "nginx") else 0
 
 
+def _run_logins(cores: Cores) -> int:
+    """The measurement that compares nothing: what wrong passwords do to streams."""
+    found, problems = uvloop.run(measure_logins(cores))
+    for name, value in found.items():
+        print(f"{name:<30} {value}")
+    print(json.dumps({"machine": machine(), "logins": found, "problems": problems}, separators=(",", ":")))
+    return 1 if problems else 0
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description="Compare GEKO with nginx and a naive proxy.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="SUBJECT")
     names = [each.name for each in MEASUREMENTS]
-    parser.add_argument("--measure", nargs="+", choices=names, default=names, metavar="MEASUREMENT")
+    parser.add_argument(
+        "--measure", nargs="+", choices=[*names, LOGINS], default=names, metavar="MEASUREMENT"
+    )
     return parser.parse_args(argv)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,18 +104,18 @@ async def naive(stage: Stage) -> AsyncIterator[Subject]:
 
 
 @asynccontextmanager
-async def geko(stage: Stage) -> AsyncIterator[Subject]:
+async def geko(stage: Stage, more: Mapping[str, str] | None = None) -> AsyncIterator[Subject]:
     """GEKO as it is shipped, all filters on, with a database of its own and one signed-in user.
 
     Differs from the shipped settings: limits for one person and address that never refuse,
-    a large quota, no access log, log level warning.
+    a large quota, no access log, log level warning. more: further settings.
     """
     password = secrets.token_hex(16)
     port = free_port()
     async with _database(stage.folder / "geko") as dsn:
         await _register(dsn, password)
         command = python("geko_proxy", "--config", str(ROOT / "config" / "geko.toml"), "serve")
-        env = _settings(stage.upstream, port, dsn)
+        env = {**_settings(stage.upstream, port, dsn), **(more or {})}
         async with running(
             "GEKO", command, core=stage.cores.measured, port=port, folder=stage.folder, env=env
         ) as pid:

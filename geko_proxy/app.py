@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,10 +13,16 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
+from geko_proxy.accounts import passwords as password_hashes
+from geko_proxy.accounts.hashing_pool import HashingPool
+from geko_proxy.accounts.joining import Joining
 from geko_proxy.accounts.last_seen import LastSeen
+from geko_proxy.accounts.oauth_accounts import OAuthAccounts
 from geko_proxy.accounts.one_time_tokens import OneTimeTokens
+from geko_proxy.accounts.password_policy import common_passwords
 from geko_proxy.accounts.registration import Registration
 from geko_proxy.accounts.sealing import Sealer
+from geko_proxy.accounts.second_factor import SecondFactors
 from geko_proxy.accounts.sessions import Sessions
 from geko_proxy.accounts.shadow import (
     Credentials,
@@ -29,6 +36,9 @@ from geko_proxy.accounts.signing_key_rotation import RotationPlan, SigningKeyRot
 from geko_proxy.accounts.signing_key_store import SigningKeyStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
+from geko_proxy.admin_api.access import guarded
+from geko_proxy.background import Background
+from geko_proxy.client_api.openapi import with_document
 from geko_proxy.config import Settings
 from geko_proxy.door import Door
 from geko_proxy.errors import ConfigError
@@ -36,11 +46,13 @@ from geko_proxy.exchange import Exchange
 from geko_proxy.filters.loader import load_chain
 from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
-from geko_proxy.mail import open_mailer
+from geko_proxy.mail import MailQueue, open_mailer
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.quotas import QuotaStore
 from geko_proxy.metering.reports import Reports
 from geko_proxy.metering.tokens import TokenCounter
+from geko_proxy.oauth.http import ProviderHttp
+from geko_proxy.oauth.registry import Providers
 from geko_proxy.proxy import Proxy
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
@@ -50,7 +62,10 @@ from geko_proxy.turn import Turn
 from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream, UpstreamOptions
 from geko_proxy.workspaces.audit import Audit
+from geko_proxy.workspaces.auto_join import AutoJoinStore
 from geko_proxy.workspaces.config import WorkspaceConfigStore
+from geko_proxy.workspaces.hosts import WorkspaceHosts
+from geko_proxy.workspaces.invitations import InvitationStore
 from geko_proxy.workspaces.members import MemberStore
 from geko_proxy.workspaces.shared_links import SharedLinkStore
 from geko_proxy.workspaces.tenants import TenantStore
@@ -69,14 +84,17 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         async def start_chat(parent: Exchange, body: dict[str, Any], request: web.BaseRequest) -> Turn:
             return await proxy.start_chat(parent, body, request)
 
-        endpoints = [*client_api.routes(services, start_chat), *admin_api.routes(services)]
+        endpoints = with_document([*client_api.routes(services, start_chat), *admin_api.routes(services)])
         classifier = Classifier(
             [(methods, path, rule) for methods, path, rule, _ in endpoints],
             pass_unknown=settings.librechat.unknown_api == "pass",
         )
         proxy = Proxy(
             door=Door(classifier, settings.server),
-            endpoints={rule.operation: endpoint for _, _, rule, endpoint in endpoints},
+            endpoints={
+                rule.operation: guarded(services, path, rule, endpoint)
+                for _, path, rule, endpoint in endpoints
+            },
             chain=chain,
             upstream=upstream,
             client=services.client,
@@ -109,11 +127,28 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     upstream = Upstream(settings.librechat.url, _upstream_options(settings))
     stack.push_async_callback(upstream.close)
     client = LibreChatClient(upstream, settings.librechat.stream_idle_timeout_ms)
-    services = _services(settings, database, invalidation, redis, client)
+    mailer = open_mailer(settings)
+    if mailer is not None:
+        stack.push_async_callback(mailer.stop)
+    background = Background()
+    stack.push_async_callback(background.stop, settings.server.shutdown_timeout_s)
+    await _prepare_hashing(settings, stack)
+    services = _services(settings, database, invalidation, redis, client, mailer, background)
+    stack.push_async_callback(services.oauth_providers.close)
     for part in (services.signing_keys, services.last_seen):
         await part.start()
         stack.push_async_callback(part.stop)
     return services, upstream
+
+
+async def _prepare_hashing(settings: Settings, stack: AsyncExitStack) -> None:
+    auth = settings.auth
+    pool = HashingPool(
+        workers=auth.password_workers, queue=auth.password_queue, cpu_share=auth.password_cpu_share
+    )
+    stack.callback(pool.close)
+    password_hashes.configure(password_hashes.Cost(auth.scrypt_log_n, auth.scrypt_r, auth.scrypt_p), pool)
+    await asyncio.to_thread(common_passwords)  # now, and not while answers stream
 
 
 def _services(
@@ -122,43 +157,43 @@ def _services(
     invalidation: Invalidation,
     redis: Redis | None,
     client: LibreChatClient,
+    mailer: MailQueue | None,
+    background: Background,
 ) -> Services:
     auth = settings.auth
     sealer = Sealer(auth.encryption_secret)
-    tokens = AccessTokens(
-        auth.jwt_secret,
-        issuer=auth.issuer,
-        audience=auth.audience,
-        ttl_s=auth.access_token_ttl_s,
-        signing=auth.signing,
-    )
+    tokens = _tokens(settings)
     shadow_store = ShadowStore(database)
     passwords = ShadowPasswords(settings.librechat.shadow_secret, settings.librechat.shadow_email_domain)
+    members = MemberStore(database, invalidation)
+    invitations, auto_joins = InvitationStore(database), AutoJoinStore(database)
     return Services(
         settings=settings,
         database=database,
         redis=redis,
-        mailer=open_mailer(settings),
+        mailer=mailer,
         sealer=sealer,
+        second_factors=SecondFactors(sealer),
+        background=background,
         client=client,
         users=UserStore(database),
-        registration=Registration(database),
-        sessions=Sessions(
-            database,
-            invalidation,
-            ttl_s=auth.refresh_token_ttl_s,
-            grace_s=auth.refresh_grace_s,
-            max_ttl_s=auth.session_max_ttl_s,
-        ),
+        registration=Registration(database, min_password=auth.password_min_length),
+        sessions=_sessions(settings, database, invalidation),
         last_seen=LastSeen(database),
         tokens=tokens,
         signing_keys=_signing_keys(settings, database, invalidation, sealer, tokens),
         one_time_tokens=OneTimeTokens(database),
+        oauth_accounts=OAuthAccounts(database, sealer),
+        oauth_providers=Providers(settings.oauth, ProviderHttp()),
         shadows=ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords)),
         shadow_store=shadow_store,
         tenants=TenantStore(database, invalidation),
         workspaces=WorkspaceStore(database),
-        members=MemberStore(database, invalidation),
+        members=members,
+        invitations=invitations,
+        auto_joins=auto_joins,
+        joining=Joining(database, members, invitations, auto_joins, Audit()),
+        hosts=WorkspaceHosts(database, invalidation, settings.server.workspace_hosts),
         configs=WorkspaceConfigStore(database, invalidation),
         shared_links=SharedLinkStore(database),
         audit=Audit(),
@@ -167,6 +202,28 @@ def _services(
         reports=Reports(database),
         counter=TokenCounter(),
         turns=Turns(),
+    )
+
+
+def _sessions(settings: Settings, database: Database, invalidation: Invalidation) -> Sessions:
+    auth = settings.auth
+    return Sessions(
+        database,
+        invalidation,
+        ttl_s=auth.refresh_token_ttl_s,
+        grace_s=auth.refresh_grace_s,
+        max_ttl_s=auth.session_max_ttl_s,
+    )
+
+
+def _tokens(settings: Settings) -> AccessTokens:
+    auth = settings.auth
+    return AccessTokens(
+        auth.jwt_secret,
+        issuer=auth.issuer,
+        audience=auth.audience,
+        ttl_s=auth.access_token_ttl_s,
+        signing=auth.signing,
     )
 
 

@@ -17,6 +17,7 @@ from geko_proxy.exchange import Exchange, Request, Route
 from geko_proxy.headers import is_same_origin
 from geko_proxy.librechat import Classifier
 from geko_proxy.routing import BadPath, normalise_path
+from geko_proxy.workspaces.hosts import compile_pattern
 
 MAX_PUBLIC_BODY_BYTES = 16 * 1024  # of requests that need no sign-in
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
@@ -30,6 +31,8 @@ class Door:
         self._settings = settings
         self._cors = Cors(settings.cors_origins)
         self._client_ip = ClientAddress(settings.trusted_proxies)
+        pattern = settings.workspace_hosts
+        self._workspace_host = compile_pattern(pattern) if pattern else None
         self._ids = itertools.count(1)
         self._id_prefix = os.urandom(6).hex()
 
@@ -73,9 +76,15 @@ class Door:
         if not self._settings.public_url.startswith("https://") or not self._client_ip.is_plain(request):
             return
         if exchange.route is Route.ASSET and asked.method in ("GET", "HEAD"):
-            target = self._settings.public_url + asked.path + ("?" + asked.query if asked.query else "")
+            target = self._https_origin(request) + asked.path + ("?" + asked.query if asked.query else "")
             raise Refused(308, "https_required", "Use https.", headers={"Location": target})
         raise Refused(403, "https_required", "Use https.")
+
+    def _https_origin(self, request: web.BaseRequest) -> str:
+        """Where to go on: the workspace's own address, or the public one."""
+        if self._workspace_host is not None and self._workspace_host.fullmatch(request.host.lower()):
+            return "https://" + request.host.lower().partition(":")[0]
+        return self._settings.public_url
 
     def check_origin(self, request: web.BaseRequest) -> None:
         """Sign-in sets and clears a cookie: another site's page must not make a browser do that."""

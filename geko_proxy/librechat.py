@@ -6,7 +6,7 @@ of LibreChat adds routes). Row names (`operation`) are what filters look at.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -14,13 +14,26 @@ from geko_proxy.errors import Refused
 from geko_proxy.exchange import Reply, Route
 from geko_proxy.routing import Match, RouteTable
 
+if TYPE_CHECKING:
+    from geko_proxy.workspaces.access import AccessRule
+
 
 class Rule(NamedTuple):
-    """How a request is treated: its kind, its name for filters, and whether its body is an upload."""
+    """How a request is treated: its kind, its name for filters, and whether its body is an upload.
+
+    Every route of /v1 also declares who may call it (`access`), and for the API's document the msgspec Structs of its
+    body and of its reply (None: it has none), the status of success, and the media types of the reply.
+    """
 
     route: Route
     operation: str
     upload: bool = False
+    access: AccessRule | None = None
+    body: type[Any] | None = None
+    reply: type[Any] | None = None
+    status: int = 200
+    media: tuple[str, ...] = ("application/json",)
+    created: type[Any] | None = None  # the reply of a 201 beside that of the 200
 
 
 def _rows(route: Route, *rows: str, upload: bool = False) -> list[tuple[str, str, Rule]]:
@@ -40,12 +53,23 @@ ROWS: list[tuple[str, str, Rule]] = [
         "POST /api/auth/register librechat.register",
         "POST /api/auth/refresh librechat.refresh",
         "POST /api/auth/logout librechat.logout",
+        "POST /api/auth/requestPasswordReset librechat.forgot_password",
+        "POST /api/auth/resetPassword librechat.reset_password",
+        "POST /api/auth/2fa/verify-temp librechat.2fa.login",
         "GET /health health",
+        "GET /oauth/google librechat.oauth",
+        "GET /oauth/github librechat.oauth",
+        "GET /oauth/openid librechat.oauth",
     ),
     *_rows(
         Route.OWN,
         "GET /api/balance librechat.balance",
         "GET /api/keys librechat.keys",
+        "POST /api/auth/2fa/enable librechat.2fa.enable",
+        "POST /api/auth/2fa/verify librechat.2fa.verify",
+        "POST /api/auth/2fa/confirm librechat.2fa.confirm",
+        "POST /api/auth/2fa/disable librechat.2fa.disable",
+        "POST /api/auth/2fa/backup/regenerate librechat.2fa.codes",
     ),
     *_rows(
         Route.API,
@@ -61,8 +85,6 @@ ROWS: list[tuple[str, str, Rule]] = [
     ),
     *_rows(
         Route.BLOCKED,
-        "POST /api/auth/requestPasswordReset",
-        "POST /api/auth/resetPassword",
         "POST /api/auth/2fa/{action*}",
         "GET /api/auth/graph-token",
         "POST /api/auth/cloudfront/refresh",
@@ -79,9 +101,6 @@ ROWS: list[tuple[str, str, Rule]] = [
         "* /api/assistants/{rest*}",
         "GET /livez",
         "GET /oauth/{provider}/callback",
-        "GET /oauth/openid",
-        "GET /oauth/google",
-        "GET /oauth/github",
         "GET /oauth/facebook",
         "GET /oauth/discord",
         "GET /oauth/apple",

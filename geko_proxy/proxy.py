@@ -292,12 +292,18 @@ class Proxy:
                 "%s %s %s %d %.1fms %s %s",
                 exchange.id,
                 exchange.request.method,
-                exchange.request.path,  # without the query: it may hold secrets (contract trap 24)
+                shown_path(exchange),  # without the query: it may hold secrets (contract trap 24)
                 status,
                 (time.time() - exchange.started_at) * 1000,
                 exchange.request.client_ip,
                 user.user_id if user is not None else "-",
             )
+
+
+def shown_path(exchange: Exchange) -> str:
+    """The path for the log, without the secret of a link."""
+    token = exchange.params.get("token")
+    return exchange.request.path.replace(token, "…") if token else exchange.request.path
 
 
 async def _end_of(turn: Turn) -> None:

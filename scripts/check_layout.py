@@ -16,10 +16,31 @@ PACKAGE = "geko_proxy"
 # A module imports from its own layer and from those above it in this list, never from one below.
 # The longest name that fits counts, so "filters.base" stands apart from the other "filters".
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "config", "errors", "event_log", "exchange", "headers", "librechat", "logs", "routing", "sse"),
+    (
+        "",
+        "background",
+        "config",
+        "errors",
+        "event_log",
+        "exchange",
+        "headers",
+        "librechat",
+        "logs",
+        "routing",
+        "sse",
+    ),
     ("browser_safety",),
     ("storage",),
-    ("accounts", "workspaces", "metering", "mail", "upstream", "upstream_connection", "librechat_client"),
+    (
+        "accounts",
+        "oauth",
+        "workspaces",
+        "metering",
+        "mail",
+        "upstream",
+        "upstream_connection",
+        "librechat_client",
+    ),
     ("turn", "turns", "services"),
     ("policy", "filters.base"),
     ("filters",),

@@ -21,6 +21,7 @@ from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import Answer, LibreChatClient
 from geko_proxy.services import Services
 from geko_proxy.workspaces.config import WorkspaceConfig
+from geko_proxy.workspaces.hosts import WorkspaceHosts
 from geko_proxy.workspaces.roles import Role
 from geko_proxy.workspaces.shared_links import SharedLink
 from geko_proxy.workspaces.tenants import Tenant, TenantStatus
@@ -97,6 +98,7 @@ class World:
                 users=SimpleNamespace(get=self._returns("user")),
                 shadows=SimpleNamespace(get=self._shadow, bearer=self._bearer),
                 shadow_store=SimpleNamespace(find_owner=self._find_owner),
+                hosts=WorkspaceHosts(cast(Any, None), None, ""),
                 shared_links=SimpleNamespace(get=self._link, put=self._put, delete=self._delete),
             ),
         )

@@ -7,6 +7,7 @@ import re
 
 from bench.cores import share_out
 from bench.events import delta
+from bench.logins import Phase
 from bench.measure import figures
 from bench.report import summary, table
 from bench.streams import SENT
@@ -32,6 +33,11 @@ def test_figures_of_load_processes_are_summed_up() -> None:
     other = {"count": 100, "bad": 1, "reasons": {"502": 1}, "latencies_ns": [9_000_000]}
     found = figures([one, other], 2.0)
     assert found == {"per_s": 200, "bad": 1, "p50_ms": 1.0, "p99_ms": 9.0, "reasons": {"502": 1}}
+
+
+def test_the_latest_of_all_events_is_seen() -> None:
+    phase = Phase([float(n) for n in range(1000)])
+    assert phase.figures() == {"events": 1000, "p50_ms": 500.0, "p99_ms": 990.0, "max_ms": 999.0}
 
 
 def test_report_takes_the_best_round_and_lives_without_nginx() -> None:

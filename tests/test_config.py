@@ -94,9 +94,11 @@ def test_every_setting_can_be_set_by_each_of_its_variables(item: SettingDescript
         "true or false": "false" if item.default == "true" else "true",
         'true, false or "auto"': "true",
         "a list of origins": "https://one.example, http://localhost:5173",
+        "a number": "0.5",
         "a list": "10.0.0.0/8, 192.0.2.1",
         "an http": "https://one.example",
         "a domain": "one.example",
+        "a host name": "{workspace}.{tenant}.example.org",
         "a URL that starts with postgresql": "postgresql://u:p@h/db",
         "a URL that starts with redis": "rediss://h:6379/0",
         '"mint"': "login",
@@ -110,7 +112,9 @@ def test_every_setting_can_be_set_by_each_of_its_variables(item: SettingDescript
     sample = next((text for start, text in samples.items() if item.expected.startswith(start)), "other")
     if item.expected.startswith("an integer"):
         number = int(item.default)
-        sample = str(number - 1 if number > 1 else number + 1)
+        least = re.match(r"an integer (?:from|>=) (\d+)", item.expected)
+        assert least
+        sample = str(number - 1 if number > int(least[1]) else number + 1)
     default = getattr(getattr(Settings(), item.section), item.key)
     for name in item.variables:
         assert getattr(getattr(files.load("", {name: sample}), item.section), item.key) != default

@@ -33,6 +33,13 @@ where tenant_id = $1 and token_id = $2 and token_hash = $3 and purpose = $4 and 
 returning user_id, data"""
 
 
+PEEK: Final = """
+select user_id, data from one_time_tokens
+where tenant_id = $1 and token_id = $2 and token_hash = $3 and purpose = $4 and expires_at > now()"""
+
+END: Final = "delete from one_time_tokens where tenant_id = $1 and user_id = $2 and purpose = $3"
+
+
 class Purpose(StrEnum):
     """What a link is for."""
 
@@ -68,12 +75,23 @@ class OneTimeTokens:
     async def redeem(self, token: str, purpose: Purpose) -> Redeemed | None:
         """What is behind a token, which ends with this; None for one that is unknown, used, expired or for another
         purpose."""
+        return await self._find(token, purpose, TAKE)
+
+    async def peek(self, token: str, purpose: Purpose) -> Redeemed | None:
+        """What `redeem` would give, without ending the token."""
+        return await self._find(token, purpose, PEEK)
+
+    async def end(self, scope: Scope, user_id: UUID, purpose: Purpose) -> None:
+        """End a user's token of a purpose."""
+        await scope.execute(END, user_id, purpose.value)
+
+    async def _find(self, token: str, purpose: Purpose, sql: str) -> Redeemed | None:
         if ENCODED.fullmatch(token) is None:
             return None
         content = base64.urlsafe_b64decode(token + "==")
         tenant_id, token_id, secret = UUID(bytes=content[:16]), UUID(bytes=content[16:32]), content[32:]
         async with self._database.tenant(tenant_id) as scope:
-            row = await scope.fetch_row(TAKE, token_id, hashed(secret), purpose.value)
+            row = await scope.fetch_row(sql, token_id, hashed(secret), purpose.value)
         return None if row is None else Redeemed(tenant_id, row["user_id"], msgspec.json.decode(row["data"]))
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import hmac
 import re
 import secrets
 import unicodedata
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
+
+from geko_proxy.accounts.hashing_pool import HashingPool
 
 FORMAT: Final = re.compile(
     r"\$scrypt\$ln=(\d{1,2}),r=(\d{1,2}),p=(\d{1,2})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)", re.ASCII
 )
 SALT_BYTES: Final = 16
 KEY_BYTES: Final = 32
-
-# Each computation takes 32 MiB, so their number at one time is bounded.
-_workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="scrypt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +29,16 @@ class Cost:
     p: int = 3
 
 
-COST: Final = Cost()  # OWASP's Password Storage Cheat Sheet, the row with 32 MiB
+COST = Cost()  # OWASP's Password Storage Cheat Sheet, the row with 32 MiB
+
+# One for the whole process: it bounds what all sign-ins together may take of the machine.
+_pool = HashingPool()
+
+
+def configure(cost: Cost, pool: HashingPool) -> None:
+    """Hash with this cost in this pool from now on. Called once, when GEKO starts."""
+    global COST, _pool
+    COST, _pool = cost, pool
 
 
 async def hash_password(password: str) -> str:
@@ -42,17 +48,18 @@ async def hash_password(password: str) -> str:
     return f"$scrypt$ln={COST.log_n},r={COST.r},p={COST.p}${encode(salt)}${encode(key)}"
 
 
-async def verify_password(password: str, stored: str | None) -> bool:
+async def verify_password(password: str, stored: str | None, *, first: bool = False) -> bool:
     """Whether a password fits the stored text.
 
     stored: None for an unknown user or one without a password: the same work is done, so the time
-    an answer takes does not tell which e-mail addresses exist. Raises ValueError for a damaged text.
+    an answer takes does not tell which e-mail addresses exist. first: pass those who wait, for a known device.
+    Raises ValueError for a damaged text, Refused 503 when too many are waiting.
     """
     if stored is None:
-        await derive(password, bytes(SALT_BYTES), COST)
+        await derive(password, bytes(SALT_BYTES), COST, first=first)
         return False
     cost, salt, key = parse(stored)
-    return hmac.compare_digest(await derive(password, salt, cost), key)
+    return hmac.compare_digest(await derive(password, salt, cost, first=first), key)
 
 
 def needs_rehash(stored: str) -> bool:
@@ -69,9 +76,9 @@ def parse(stored: str) -> tuple[Cost, bytes, bytes]:
     return Cost(log_n, r, p), decode(match[4]), decode(match[5])
 
 
-async def derive(password: str, salt: bytes, cost: Cost) -> bytes:
+async def derive(password: str, salt: bytes, cost: Cost, *, first: bool = False) -> bytes:
     """The scrypt key of a password, computed in a thread (hashlib releases the interpreter lock)."""
-    return await asyncio.get_running_loop().run_in_executor(_workers, scrypt, password, salt, cost)
+    return await _pool.run(scrypt, password, salt, cost, first=first)
 
 
 def scrypt(password: str, salt: bytes, cost: Cost) -> bytes:

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from geko_proxy.accounts.emails import normalise_email
+from geko_proxy.accounts.password_policy import MIN_LENGTH, password_problems
 from geko_proxy.accounts.passwords import hash_password
 from geko_proxy.accounts.users import User
 from geko_proxy.errors import GekoError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 FIRST_WORKSPACE: Final = "Default"
 
 # The lengths that LibreChat's own form and register route ask for (contract §2.1, §2.2).
-PASSWORD_LENGTH: Final = (8, 128)
 USERNAME_LENGTH: Final = (2, 80)
 # LibreChat wants 3 characters; shorter names exist, and a shadow account needs no real one.
 NAME_LENGTH: Final = (1, 80)
@@ -65,18 +65,28 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
-    """Checked input: the e-mail normalised, blanks around names removed."""
+    """Checked input: the e-mail normalised, blanks around names removed. password_hash: None: none."""
 
     email: str
     name: str
     username: str | None
-    password_hash: str
+    password_hash: str | None  # None: signs in by a provider
 
 
 class Registration:
-    """Creates accounts. invalidation: where new members are announced; None with only one process."""
+    """Creates accounts. invalidation: where new members are announced; None with only one process.
 
-    def __init__(self, database: Database, invalidation: Invalidation | None = None) -> None:
+    min_password: shortest password that is taken.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        invalidation: Invalidation | None = None,
+        *,
+        min_password: int = MIN_LENGTH,
+    ) -> None:
+        self._min_password = min_password
         self._database = database
         self._invalidation = invalidation
 
@@ -95,7 +105,9 @@ class Registration:
         tenant_name: the user's name when None. token_limit: tokens a month, None for no limit.
         Raises InvalidRegistration, EmailTaken, StoreError.
         """
-        check_fields(email, password, name, username, tenant_name, token_limit)
+        check_fields(
+            email, password, name, username, tenant_name, token_limit, min_password=self._min_password
+        )
         tenant_name = given(tenant_name) or name.strip()
         new = await prepare(email, password, name, username)
         try:
@@ -114,7 +126,7 @@ class Registration:
 
         Raises InvalidRegistration, EmailTaken, StoreError; LookupError when there is no such workspace.
         """
-        check_fields(email, password, name)
+        check_fields(email, password, name, min_password=self._min_password)
         new = await prepare(email, password, name, None)
         try:
             async with self._database.tenant(tenant_id) as scope:
@@ -157,12 +169,14 @@ def check_fields(
     username: str | None = None,
     tenant_name: str | None = None,
     token_limit: int | None = None,
+    *,
+    min_password: int = MIN_LENGTH,
 ) -> None:
     """Raises InvalidRegistration with every problem of every field."""
     problems: defaultdict[str, list[str]] = defaultdict(list)
     if normalise_email(email) is None:
         problems["email"].append("Not a valid e-mail address.")
-    problems["password"] += length_problems(password, PASSWORD_LENGTH)
+    problems["password"] += password_problems(password, min_length=min_password, own=(name, email, username))
     problems["name"] += text_problems(name, NAME_LENGTH)
     if given(username):
         problems["username"] += text_problems(username or "", USERNAME_LENGTH)

@@ -68,6 +68,12 @@ where tenant_id = $1 and user_id = $2 and session_id = $3 and revoked_at is null
 returning session_id"""
 
 
+SWITCH: Final = """
+update sessions set workspace_id = $3
+where tenant_id = $1 and session_id = $2 and revoked_at is null and expires_at > now()
+returning expires_at"""
+
+
 class InvalidSession(GekoError):
     """The refresh token belongs to no session, or to one that has expired or was revoked."""
 
@@ -225,6 +231,15 @@ class Sessions:
     async def revoke_own(self, tenant_id: UUID, user_id: UUID, session_id: UUID) -> bool:
         """Ends a session if it is this user's; says whether it was and went on."""
         return await self._revoke(tenant_id, REVOKE_OWN, user_id, session_id) == 1
+
+    async def switch(self, tenant_id: UUID, session_id: UUID, workspace_id: UUID) -> datetime | None:
+        """Moves a session to another workspace; when it ends, or None when it is over. The caller checks membership."""
+        key = cache_key(tenant_id, session_id)
+        async with self._database.tenant(tenant_id) as scope:
+            expires_at: datetime | None = await scope.fetch_value(SWITCH, session_id, workspace_id)
+            await self._announce(scope, key)
+        self._families.drop(key)
+        return expires_at
 
     async def find(self, refresh_token: str) -> Session | None:
         """The session of a refresh token that `rotate` would accept, without rotating."""

@@ -29,6 +29,7 @@ COLUMNS: Final = (
     "avatar",
     "language",
     "time_zone",
+    "two_factor",
 )
 PROFILE: Final = frozenset({"name", "avatar", "language", "time_zone"})
 
@@ -46,6 +47,10 @@ SET_PASSWORD: Final = str(
     .where(users.user_id == Parameter("$2"))
 )
 
+REPLACE_HASH: Final = """
+update users set password_hash = $4 where tenant_id = $1 and user_id = $2 and password_hash = $3"""
+
+NOBODY: Final = UUID(int=0)
 FIND_LOGIN: Final = "select tenant_id, user_id from find_login_email($1)"
 
 
@@ -55,6 +60,7 @@ class User:
 
     email_verified_at: None until the mailbox was shown to be theirs. avatar: an https or data: URL. language: BCP 47;
     time_zone: IANA; None: not chosen.
+    two_factor: a one-time code is asked for after the password.
     """
 
     tenant_id: UUID
@@ -68,6 +74,7 @@ class User:
     avatar: str | None = None
     language: str | None = None
     time_zone: str | None = None
+    two_factor: bool = False
 
     @classmethod
     def from_row(cls, row: Record) -> User:
@@ -91,13 +98,18 @@ class UserStore:
             return None
         async with self._database.system() as system:
             found = await system.fetch_row(FIND_LOGIN, address)
-        if found is None:
-            return None
-        async with self._database.tenant(found["tenant_id"]) as scope:
-            row = await scope.fetch_row(GET, found["user_id"])
+        # also for an unknown address, so that the time does not tell
+        tenant_id, user_id = (found["tenant_id"], found["user_id"]) if found is not None else (NOBODY, NOBODY)
+        async with self._database.tenant(tenant_id) as scope:
+            row = await scope.fetch_row(GET, user_id)
         if row is None or row["disabled_at"] is not None:
             return None
         return User.from_row(row), row["password_hash"]
+
+    async def has_email(self, email: str) -> bool:
+        """Whether anybody, also a disabled user, has this e-mail address."""
+        async with self._database.system() as system:
+            return await system.fetch_row(FIND_LOGIN, normalise_email(email)) is not None
 
     async def get(self, tenant_id: UUID, user_id: UUID) -> User | None:
         """A user by id, also a disabled one."""
@@ -129,3 +141,8 @@ class UserStore:
         """Stores a new password hash. Sessions stay: whoever changes a password ends those he means to."""
         async with self._database.tenant(tenant_id) as scope:
             await scope.execute(SET_PASSWORD, user_id, password_hash)
+
+    async def replace_hash(self, tenant_id: UUID, user_id: UUID, old: str, new: str) -> None:
+        """Stores another hash of the same password, unless the password has been changed meanwhile."""
+        async with self._database.tenant(tenant_id) as scope:
+            await scope.execute(REPLACE_HASH, user_id, old, new)

@@ -1,37 +1,114 @@
-"""The rest of /v1: workspaces, their configuration, quota and usage."""
+"""The rest of /v1: what owners and admins set up, and what everybody may look up about the workspace."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geko_proxy.admin_api.addresses import AddressBody, Addresses, AddressReply, TenantAddressReply
+from geko_proxy.admin_api.auto_join import AutoJoinBody, AutoJoinReply, AutoJoins
+from geko_proxy.admin_api.invitations import InvitationReply, Invitations, InvitationsReply, InviteBody
+from geko_proxy.admin_api.members import MemberReply, Members, MembersReply, RoleBody
 from geko_proxy.admin_api.sessions import MemberSessions
-from geko_proxy.admin_api.usage import Usage
-from geko_proxy.admin_api.workspaces import Workspaces
-from geko_proxy.exchange import Route
+from geko_proxy.admin_api.usage import Usage, UsageReply
+from geko_proxy.admin_api.workspaces import (
+    ConfigBody,
+    ConfigReply,
+    NewWorkspaceBody,
+    QuotaBody,
+    QuotaReply,
+    WorkspaceReply,
+    Workspaces,
+    WorkspacesReply,
+)
+from geko_proxy.client_api.rules import own
 from geko_proxy.librechat import Rule
 from geko_proxy.proxy import Endpoint
+from geko_proxy.workspaces.access import SIGNED_IN, in_tenant, in_workspace
+from geko_proxy.workspaces.roles import Permission
 
 if TYPE_CHECKING:
     from geko_proxy.services import Services
 
+READ = in_workspace(Permission.READ_SETTINGS)
+WRITE = in_workspace(Permission.WRITE_SETTINGS)
+READ_USAGE = in_workspace(Permission.READ_USAGE)
+OWNERS = in_tenant(Permission.WRITE_TENANT)
+ALL, ONE = "/v1/workspaces", "/v1/workspaces/{workspaceId}"
+Row = tuple[str, str, Rule, Endpoint]
 
-def routes(services: Services) -> list[tuple[str, str, Rule, Endpoint]]:
-    """The table of this folder: methods, path, rule, endpoint."""
-    usage, workspaces = Usage(services), Workspaces(services)
-    member_sessions = MemberSessions(services)
-    own, one = Route.OWN, "/v1/workspaces/{workspaceId}"
+
+def routes(services: Services) -> list[Row]:
+    """The table of this folder: methods, path, rule with who may call it, endpoint."""
     return [
-        ("GET", "/v1/workspaces", Rule(own, "workspaces.list"), workspaces.list_mine),
-        ("GET", one, Rule(own, "workspaces.get"), workspaces.get),
-        ("GET", f"{one}/config", Rule(own, "workspaces.config.get"), workspaces.get_config),
-        ("PUT", f"{one}/config", Rule(own, "workspaces.config.put"), workspaces.put_config),
-        ("GET", f"{one}/quota", Rule(own, "workspaces.quota.get"), workspaces.get_quota),
-        ("PUT", f"{one}/quota", Rule(own, "workspaces.quota.put"), workspaces.put_quota),
-        ("GET", f"{one}/usage", Rule(own, "workspaces.usage"), usage.get),
+        *workspace_routes(services),
+        *member_routes(services),
+        *joining_routes(services),
+        *address_routes(services),
+    ]
+
+
+def workspace_routes(services: Services) -> list[Row]:
+    """Workspaces, and what each may use and has used."""
+    usage, workspaces = Usage(services), Workspaces(services)
+    create = own("workspaces.create", OWNERS, NewWorkspaceBody, WorkspaceReply, 201)
+    put_config = own("workspaces.config.put", WRITE, ConfigBody, ConfigReply)
+    put_quota = own("workspaces.quota.put", WRITE, QuotaBody, QuotaReply)
+    return [
+        ("GET", ALL, own("workspaces.list", SIGNED_IN, None, WorkspacesReply), workspaces.list_mine),
+        ("POST", ALL, create, workspaces.create),
+        ("GET", ONE, own("workspaces.get", READ, None, WorkspaceReply), workspaces.get),
         (
-            "DELETE",
-            f"{one}/members/{{userId}}/sessions",
-            Rule(own, "workspaces.members.sessions.revoke"),
-            member_sessions.revoke,
+            "GET",
+            f"{ONE}/config",
+            own("workspaces.config.get", READ, None, ConfigReply),
+            workspaces.get_config,
         ),
+        ("PUT", f"{ONE}/config", put_config, workspaces.put_config),
+        ("GET", f"{ONE}/quota", own("workspaces.quota.get", READ, None, QuotaReply), workspaces.get_quota),
+        ("PUT", f"{ONE}/quota", put_quota, workspaces.put_quota),
+        ("GET", f"{ONE}/usage", own("workspaces.usage", READ_USAGE, None, UsageReply), usage.get),
+    ]
+
+
+def member_routes(services: Services) -> list[Row]:
+    """Who is in a workspace."""
+    members, sessions = Members(services), MemberSessions(services)
+    leave = in_workspace(Permission.WRITE_SETTINGS, or_self=True)
+    member = f"{ONE}/members/{{userId}}"
+    return [
+        ("GET", f"{ONE}/members", own("members.list", READ, None, MembersReply), members.list_all),
+        ("PATCH", member, own("members.role", WRITE, RoleBody, MemberReply), members.set_role),
+        ("DELETE", member, own("members.remove", leave, None, None, 204), members.remove),
+        ("DELETE", f"{member}/sessions", own("members.sessions.revoke", WRITE), sessions.revoke),
+    ]
+
+
+def joining_routes(services: Services) -> list[Row]:
+    """How people get into a workspace."""
+    invitations, auto_joins = Invitations(services), AutoJoins(services)
+    every, one = f"{ONE}/invitations", f"{ONE}/invitations/{{invitationId}}"
+    auto = "/v1/tenant/auto-join"
+    put_auto = own("tenant.auto_join.put", OWNERS, AutoJoinBody, AutoJoinReply)
+    return [
+        ("GET", every, own("invitations.list", WRITE, None, InvitationsReply), invitations.list_open),
+        (
+            "POST",
+            every,
+            own("invitations.create", WRITE, InviteBody, InvitationReply, 201),
+            invitations.create,
+        ),
+        ("DELETE", one, own("invitations.revoke", WRITE, None, None, 204), invitations.revoke),
+        ("GET", auto, own("tenant.auto_join.get", OWNERS, None, AutoJoinReply), auto_joins.get),
+        ("PUT", auto, put_auto, auto_joins.put),
+    ]
+
+
+def address_routes(services: Services) -> list[Row]:
+    """Names in the addresses of workspaces."""
+    addresses = Addresses(services)
+    tenant = own("tenant.address", OWNERS, AddressBody, TenantAddressReply)
+    workspace = own("workspaces.address", WRITE, AddressBody, AddressReply)
+    return [
+        ("PUT", "/v1/tenant/address", tenant, addresses.put_tenant),
+        ("PUT", f"{ONE}/address", workspace, addresses.put_workspace),
     ]

@@ -11,7 +11,8 @@ from uuid import UUID
 
 from aiohttp import web
 
-from geko_proxy.admin_api.access import Access, enter
+from geko_proxy.admin_api.access import Access, entered
+from geko_proxy.client_api.shapes import Shape
 from geko_proxy.client_api.validation import invalid
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
@@ -26,6 +27,47 @@ if TYPE_CHECKING:
 MONTH: Final = re.compile(r"(2\d{3})-(0[1-9]|1[0-2])", re.ASCII)
 
 
+class WindowShape(Shape, frozen=True):
+    """A month in the tenant's time zone."""
+
+    month: str
+    starts_at: datetime
+    ends_at: datetime
+    time_zone: str
+
+
+class MemberUsageShape(Shape, frozen=True):
+    """One member's usage. email, name: null for somebody who has left."""
+
+    user_id: UUID
+    email: str | None
+    name: str | None
+    tokens: int
+    turns: int
+
+
+class ModelUsageShape(Shape, frozen=True):
+    """One model's usage. estimatedTokens: those that a tokenizer counted, not the provider."""
+
+    model: str
+    tokens: int
+    turns: int
+    estimated_tokens: int
+
+
+class UsageReply(Shape, frozen=True):
+    """The usage of a workspace in a month, in tokens. leased: held by answers that run now."""
+
+    workspace_id: UUID
+    window: WindowShape
+    used: int
+    leased: int
+    limit: int | None
+    remaining: int | None
+    by_member: list[MemberUsageShape]
+    by_model: list[ModelUsageShape]
+
+
 class Usage:
     """The endpoint."""
 
@@ -38,7 +80,7 @@ class Usage:
         Owners and admins see each member; others themselves, and the workspace's totals.
         """
         services = self._services
-        access = await enter(services, exchange, Permission.READ_USAGE)
+        access = entered(exchange)
         tenant = exchange.tenant or await services.tenants.get(access.tenant_id)
         if tenant is None:
             raise Refused(404, "workspace_not_found", "There is no such workspace.")

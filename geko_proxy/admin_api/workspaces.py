@@ -9,17 +9,21 @@ from uuid import UUID
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from geko_proxy.admin_api.access import enter, record
+from geko_proxy.accounts.registration import TENANT_NAME_LENGTH, text_problems
+from geko_proxy.admin_api.access import entered, record, record_in
+from geko_proxy.client_api.shapes import Shape
 from geko_proxy.client_api.validation import Body, invalid, parse
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
 from geko_proxy.workspaces.config import InvalidConfig, VersionConflict, WorkspaceConfig
-from geko_proxy.workspaces.roles import Permission, Role
-from geko_proxy.workspaces.workspaces import Workspace
+from geko_proxy.workspaces.roles import Role
+from geko_proxy.workspaces.workspaces import Workspace, insert_workspace
 
 if TYPE_CHECKING:
     from geko_proxy.services import Services
 
+TokenLimit = Annotated[int, Meta(ge=0, le=2**63 - 1)] | None
+WorkspaceName = Annotated[str, Meta(min_length=1, max_length=120)]
 Names = tuple[str, ...] | UnsetType | None
 
 FIELDS: Final = {"default_model": "defaultModel", "mcp_servers": "mcpServers"}
@@ -41,7 +45,44 @@ class ConfigBody(Body, frozen=True):
 class QuotaBody(Body, frozen=True):
     """PUT …/quota. tokenLimit: tokens a month; null: unlimited."""
 
-    token_limit: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None
+    token_limit: TokenLimit
+
+
+class NewWorkspaceBody(Body, frozen=True):
+    """POST /v1/workspaces. tokenLimit: tokens a month; null: unlimited; left out: the installation's default."""
+
+    name: WorkspaceName
+    token_limit: TokenLimit | UnsetType = UNSET
+
+
+class WorkspaceReply(Shape, frozen=True):
+    """A workspace. role: the caller's; current: whether the caller's token is for it."""
+
+    id: UUID
+    name: str
+    role: Role
+    current: bool
+
+
+class WorkspacesReply(Shape, frozen=True):
+    """The caller's workspaces, oldest first."""
+
+    workspaces: list[WorkspaceReply]
+
+
+class ConfigReply(Shape, frozen=True):
+    """What a workspace may use; null allows everything."""
+
+    models: list[str] | None
+    default_model: str | None
+    mcp_servers: list[str] | None
+    version: int
+
+
+class QuotaReply(Shape, frozen=True):
+    """Tokens a month; null: unlimited."""
+
+    token_limit: int | None
 
 
 class Workspaces:
@@ -57,9 +98,26 @@ class Workspaces:
         shapes = [workspace_shape(workspace, role, identity.workspace_id) for workspace, role in found]
         return Reply.of_json(200, {"workspaces": shapes}, {"Cache-Control": "no-store"})
 
+    async def create(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """Create a workspace that the caller owns. For those who own a workspace of the tenant already."""
+        services, identity = self._services, exchange.signed_in()
+        body = parse(NewWorkspaceBody, await exchange.request.json())
+        if problems := text_problems(body.name, TENANT_NAME_LENGTH):
+            raise invalid({"name": " ".join(problems)})
+        limit = body.token_limit
+        if isinstance(limit, UnsetType):
+            limit = services.settings.auth.default_token_limit or None
+        async with services.database.tenant(identity.tenant_id) as scope:
+            workspace = await insert_workspace(scope, body.name.strip(), identity.user_id, limit)
+            details = {"name": workspace.name, "tokenLimit": limit}
+            target = f"workspace/{workspace.workspace_id}"
+            await record_in(scope, services, exchange, identity.user_id, "workspace.create", target, details)
+        shape = workspace_shape(workspace, Role.OWNER, identity.workspace_id)
+        return Reply.of_json(201, shape, {"Cache-Control": "no-store"})
+
     async def get(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 with one workspace."""
-        access = await enter(self._services, exchange, Permission.READ_SETTINGS)
+        access = entered(exchange)
         workspace = await self._services.workspaces.get(access.tenant_id, access.workspace_id)
         if workspace is None:
             raise Refused(404, "workspace_not_found", "There is no such workspace.")
@@ -68,14 +126,14 @@ class Workspaces:
 
     async def get_config(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 with what the workspace may use."""
-        access = await enter(self._services, exchange, Permission.READ_SETTINGS)
+        access = entered(exchange)
         config = await self._services.configs.get(access.tenant_id, access.workspace_id)
         return Reply.of_json(200, config_shape(config), {"Cache-Control": "no-store"})
 
     async def put_config(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 with the new configuration; 409 when somebody else has changed it since it was read."""
         services = self._services
-        access = await enter(services, exchange, Permission.WRITE_SETTINGS)
+        access = entered(exchange)
         body = parse(ConfigBody, await exchange.request.json())
         current = await services.configs.get(access.tenant_id, access.workspace_id)
         # also without a version in the body: what it leaves out is taken from `current`
@@ -95,14 +153,14 @@ class Workspaces:
 
     async def get_quota(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 with the monthly limit."""
-        access = await enter(self._services, exchange, Permission.READ_SETTINGS)
+        access = entered(exchange)
         limit = await self._services.quotas.get(access.tenant_id, access.workspace_id)
         return Reply.of_json(200, {"tokenLimit": limit}, {"Cache-Control": "no-store"})
 
     async def put_quota(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 with the new monthly limit, which answers that run now obey too."""
         services = self._services
-        access = await enter(services, exchange, Permission.WRITE_SETTINGS)
+        access = entered(exchange)
         body = parse(QuotaBody, await exchange.request.json())
         await services.quotas.put(access.tenant_id, access.workspace_id, body.token_limit)
         shape = {"tokenLimit": body.token_limit}

@@ -9,9 +9,11 @@ from uuid import UUID
 from aiohttp import web
 from msgspec import Meta
 
+from geko_proxy.accounts.login_tickets import LIFE
 from geko_proxy.accounts.registration import EmailTaken, InvalidRegistration
 from geko_proxy.client_api.cookies import RefreshCookies
-from geko_proxy.client_api.sign_in import SignedIn, SignIns
+from geko_proxy.client_api.pages import SWITCH_PAGE, page_reply
+from geko_proxy.client_api.sign_in import CodeWanted, SignedIn, SignIns
 from geko_proxy.client_api.validation import Body, invalid, parse
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from geko_proxy.services import Services
 
 Short = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+TICKET_LIFE_S = int(LIFE.total_seconds())
 
 
 class RegisterBody(Body, frozen=True):
@@ -39,10 +44,24 @@ class LoginBody(Body, frozen=True):
     workspace_id: UUID | None = None
 
 
+class CodeBody(Body, frozen=True):
+    """POST /v1/auth/login/totp: the ticket of the login, and one of the codes."""
+
+    ticket: Short
+    code: Short | None = None
+    recovery_code: Short | None = None
+
+
 class RefreshBody(Body, frozen=True):
     """POST /v1/auth/refresh. Left out: the cookie is used."""
 
     refresh_token: Short | None = None
+
+
+class SwitchBody(Body, frozen=True):
+    """POST /v1/auth/switch."""
+
+    workspace_id: UUID
 
 
 class Auth:
@@ -71,12 +90,31 @@ class Auth:
         return self._reply(exchange, 201, await self._sign_ins.enter(exchange, registered))
 
     async def login(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
-        """200 and tokens; 401 for a wrong e-mail or password, not saying which."""
+        """200 and tokens, or a ticket to go on with a one-time code; 401 for a wrong e-mail or password, not saying
+        which.
+        """
         body = parse(LoginBody, await exchange.request.json())
         signed_in = await self._sign_ins.by_password(exchange, body.email, body.password, body.workspace_id)
         if signed_in is None:
             raise Refused(401, "wrong_credentials", "The e-mail address or the password is wrong.")
-        return self._reply(exchange, 200, signed_in)
+        if isinstance(signed_in, CodeWanted):
+            value = {"twoFactorRequired": True, "ticket": signed_in.ticket, "expiresIn": TICKET_LIFE_S}
+            return Reply.of_json(200, value, {"Cache-Control": "no-store"})
+        reply = self._reply(exchange, 200, signed_in)
+        self._sign_ins.remember_device(exchange, reply, signed_in.user.email)
+        return reply
+
+    async def login_totp(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """200 and tokens; 401 for a wrong code or a ticket that is over."""
+        body = parse(CodeBody, await exchange.request.json())
+        if (body.code is None) == (body.recovery_code is None):
+            raise invalid({"code": "Send either code or recoveryCode."})
+        signed_in = await self._sign_ins.by_code(exchange, body.ticket, body.code, body.recovery_code)
+        if signed_in is None:
+            raise Refused(401, "wrong_code", "The code is wrong or was used already.")
+        reply = self._reply(exchange, 200, signed_in)
+        self._sign_ins.remember_device(exchange, reply, signed_in.user.email)
+        return reply
 
     async def refresh(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 and new tokens; 401 when the session is over.
@@ -104,6 +142,23 @@ class Auth:
         reply = Reply(204)
         self._cookies.clear(exchange, reply)
         return reply
+
+    async def switch(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """200 and an access token for another workspace of the caller; the session goes on there.
+
+        LibreChat's page keeps drafts and the last model per origin, not per person (contract §9): the browser is told
+        to drop them. Cookies are not storage in this sense (Clear-Site-Data §3.2), so the session stays.
+        """
+        body = parse(SwitchBody, await exchange.request.json())
+        signed_in = await self._sign_ins.switch(exchange, body.workspace_id)
+        reply = Reply.of_json(200, tokens_shape(signed_in, with_refresh_token=False))
+        reply.headers["Cache-Control"] = "no-store"
+        reply.headers["Clear-Site-Data"] = '"storage"'
+        return reply
+
+    async def switch_page(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """A page on which a browser chooses another workspace. It changes nothing by being opened."""
+        return page_reply(SWITCH_PAGE)
 
     async def me(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: the caller, the tenant, the workspace of the token and the role in it (null: no longer a member)."""

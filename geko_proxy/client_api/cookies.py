@@ -39,7 +39,11 @@ class RefreshCookies:
 
     def _add(self, exchange: Exchange, reply: Reply, value: str, expires: str) -> None:
         name = refresh_cookie(self._settings, exchange.request.secure)
-        parts = [f"{name}={value}", "Path=/", f"Expires={expires}", "HttpOnly", "SameSite=Strict"]
+        self.add(exchange, reply, name, value, f"Expires={expires}")
+
+    def add(self, exchange: Exchange, reply: Reply, name: str, value: str, life: str) -> None:
+        """Set a cookie with the same attributes. life: its Expires or Max-Age."""
+        parts = [f"{name}={value}", "Path=/", life, "HttpOnly", "SameSite=Strict"]
         if is_cookie_secure(self._settings, exchange.request.secure):
             parts.append("Secure")
         reply.headers.add("Set-Cookie", "; ".join(parts))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 from cachetools import TTLCache
 
+from geko_proxy.accounts.login_tickets import LIFE
 from geko_proxy.accounts.registration import EmailTaken, InvalidRegistration
 from geko_proxy.client_api import librechat_shapes as shapes
 from geko_proxy.client_api.cookies import RefreshCookies
-from geko_proxy.client_api.sign_in import SignedIn, SignIns
+from geko_proxy.client_api.sign_in import CodeWanted, SignedIn, SignIns
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from geko_proxy.services import Services
 
 ACCOUNT_TTL_S: Final = 30
+CODE_COOKIE: Final = "geko_2fa"
 REGISTER_GRID_S: Final = 0.25  # replies leave at multiples of it: a used e-mail can't be told by the time
 BAD_JSON: Final = {"error": "Invalid JSON format", "message": "The request body contains malformed JSON"}
 
@@ -41,17 +44,42 @@ class LibreChatAuth:
         problem = shapes.login_problem(body)
         if problem is not None:
             raise Refused(404, "invalid_request", problem)
-        signed_in = await self._sign_ins.by_password(exchange, body["email"], body["password"])
+        nonce = secrets.token_urlsafe(24)
+        signed_in = await self._sign_ins.by_password(
+            exchange, body["email"], body["password"], bound_to=f"cookie {nonce}"
+        )
         if signed_in is None:
             raise Refused(404, "wrong_credentials", shapes.WRONG_LOGIN)
-        user = signed_in.user
-        account = await self._account(user.tenant_id, signed_in.workspace.workspace_id, user.user_id)
-        return self._signed_in(exchange, signed_in, account)
+        if isinstance(signed_in, CodeWanted):
+            # the page puts the ticket into its address, where others may see it: the cookie is the other half
+            reply = Reply.of_json(200, {"twoFAPending": True, "tempToken": signed_in.ticket})
+            life = f"Max-Age={int(LIFE.total_seconds())}"
+            self._cookies.add(exchange, reply, CODE_COOKIE, nonce, life)
+            return reply
+        return await self._enter(exchange, signed_in)
+
+    async def verify_code(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """200 with token and user, as after a login; 401 for a wrong code or a sign-in that has expired."""
+        body = await read_json(exchange)
+        ticket, code, backup = (body.get(name) for name in ("tempToken", "token", "backupCode"))
+        if not isinstance(ticket, str) or not ticket:
+            raise Refused(400, "invalid_request", "Missing temporary token")
+        if not all(each is None or isinstance(each, str) for each in (code, backup)):
+            raise Refused(401, "wrong_code", shapes.WRONG_CODE)
+        nonce = exchange.request.cookies.get(CODE_COOKIE, "")
+        signed_in = await self._sign_ins.by_code(
+            exchange, ticket, code or None, None if code else backup, bound_to=f"cookie {nonce}"
+        )
+        if signed_in is None:
+            raise Refused(401, "wrong_code", shapes.WRONG_CODE)
+        reply = await self._enter(exchange, signed_in)
+        self._cookies.add(exchange, reply, CODE_COOKIE, "", "Max-Age=0")
+        return reply
 
     async def register(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 and the same text for a new and a used e-mail; 404 for bad input, 403 when registration is off."""
         body = await read_json(exchange)
-        problem = shapes.register_problem(body)
+        problem = shapes.register_problem(body, self._services.settings.auth.password_min_length)
         if problem is not None:
             raise Refused(404, "invalid_request", problem)
         started_at = time.monotonic()
@@ -104,6 +132,13 @@ class LibreChatAuth:
     async def keys(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: nobody has provider keys of his own here."""
         return Reply.of_json(200, {"expiresAt": None})
+
+    async def _enter(self, exchange: Exchange, signed_in: SignedIn) -> Reply:
+        user = signed_in.user
+        account = await self._account(user.tenant_id, signed_in.workspace.workspace_id, user.user_id)
+        reply = self._signed_in(exchange, signed_in, account)
+        self._sign_ins.remember_device(exchange, reply, user.email)
+        return reply
 
     def _signed_in(self, exchange: Exchange, signed_in: SignedIn, account: dict[str, Any]) -> Reply:
         user = shapes.user_object(account, signed_in.user)

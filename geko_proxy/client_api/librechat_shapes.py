@@ -13,6 +13,7 @@ from geko_proxy.accounts.users import User
 
 REGISTERED: Final = "Please check your email to verify your email address."
 WRONG_LOGIN: Final = "Incorrect password."  # also for an unknown e-mail, or addresses could be tried out
+WRONG_CODE: Final = "Invalid 2FA code or backup code"
 LOGGED_OUT: Final = "Logout successful"
 NO_SESSION: Final = "Refresh token not provided"
 MISSING: Final = "Missing credentials"
@@ -44,14 +45,15 @@ def login_problem(body: Mapping[str, Any]) -> str | None:
     return " ".join(problems) or None
 
 
-def register_problem(body: Mapping[str, Any]) -> str | None:
-    """What is wrong with the body of a registration; None: it can be tried."""
+def register_problem(body: Mapping[str, Any], min_password: int = PASSWORD_LENGTH[0]) -> str | None:
+    """What is wrong with the body of a registration; None: it can be tried. min_password: shortest new password."""
+    length = min_password, PASSWORD_LENGTH[1]
     problems = labelled("name", text_problems(body, "name", NAME_LENGTH))
     if body.get("username") not in (None, ""):
         problems += labelled("username", username_problems(body["username"]))
     problems += labelled("email", email_problems(body))
-    problems += labelled("password", password_problems(body, "password"))
-    problems += labelled("confirm_password", password_problems(body, "confirm_password"))
+    problems += labelled("password", password_problems(body, "password", length))
+    problems += labelled("confirm_password", password_problems(body, "confirm_password", length))
     texts = all(isinstance(body.get(name), str) for name in ("name", "email", "password", "confirm_password"))
     if texts and body["password"] != body["confirm_password"]:
         problems.append(MISMATCH)
@@ -71,9 +73,11 @@ def email_problems(body: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def password_problems(body: Mapping[str, Any], field: str) -> list[str]:
+def password_problems(
+    body: Mapping[str, Any], field: str, length: tuple[int, int] = PASSWORD_LENGTH
+) -> list[str]:
     """What is wrong with a field that holds a password."""
-    problems = text_problems(body, field, PASSWORD_LENGTH)
+    problems = text_problems(body, field, length)
     value = body.get(field)
     if isinstance(value, str) and not value.strip():
         problems.append("Password cannot be only spaces")
@@ -127,6 +131,6 @@ def user_object(account: Mapping[str, Any], user: User) -> dict[str, Any]:
         "avatar": user.avatar or account.get("avatar"),
         "emailVerified": True,
         "provider": "local",
-        "twoFactorEnabled": False,
+        "twoFactorEnabled": user.two_factor,
         "favorites": [],
     }

@@ -1,19 +1,45 @@
-"""Limits attempts to sign in and to register, beyond the general rate limit. Counted in this process alone."""
+"""Slows down guessing: of an account from one network, of many accounts from one, and of one account from many."""
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import time
 from collections.abc import Callable
 from math import ceil
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cachetools import TTLCache
 
+from geko_proxy.accounts.emails import normalise_email
+from geko_proxy.client_api.backoff import Backoff, Rule
 from geko_proxy.errors import Refused
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 MAX_KEYS: Final = 100_000
 IPV6_NETWORK: Final = 64  # what one customer of a provider has at least
+
+# docs/decisions/0027: the numbers and why nobody can be locked out by strangers.
+ACCOUNT: Final = Rule(free=5, base_s=2, cap_s=900, leak_s=600)  # one account from one network or known device
+NETWORK: Final = Rule(free=50, base_s=1, cap_s=300, leak_s=30)  # all accounts from one network
+EVERYWHERE: Final = Rule(free=30, base_s=1, cap_s=60, leak_s=120)  # one account from unknown devices anywhere
+RESETS: Final = Rule(free=3, base_s=60, cap_s=900, leak_s=900)  # mails to one address
+RESET_NETWORK: Final = Rule(free=10, base_s=5, cap_s=600, leak_s=60)  # asked for from one network
+
+
+class TooManyAttempts(Refused):
+    """429 with Retry-After. begins: the first refusal of a burst, to be reported. rule: which one refuses."""
+
+    def __init__(self, what: str, wait_s: float, rule: str, *, begins: bool) -> None:
+        seconds = max(1, ceil(wait_s))
+        minutes = ceil(seconds / 60)
+        # words that LibreChat uses too (recording limits/04_login_wrong_8)
+        text = f"Too many {what}, please try again after {minutes} minute{'s' if minutes != 1 else ''}."
+        super().__init__(429, "too_many_attempts", text, retry_after_s=seconds)
+        self.begins = begins
+        self.rule = rule
 
 
 class Attempts:
@@ -39,65 +65,76 @@ class Attempts:
         window[0] += 1
         return 0
 
-    def take_back(self, key: str) -> None:
-        """Uncount one attempt."""
-        window = self._windows.get(key)
-        if window is not None and window[0] > 0:
-            window[0] -= 1
-
-    def clear(self, key: str) -> None:
-        """Forget all attempts of a key."""
-        self._windows.pop(key, None)
-
 
 class LoginLimits:
     """Attempts are counted before the password is checked, so that many at once can't slip through, and uncounted
-    when it was right. An account counts together with the address: strangers can't lock somebody out.
+    when it was right. A device that the account's owner has signed in with is counted alone: strangers can't lock
+    the owner out of it. Shared over Redis when there is one.
 
-    failures: for one account from one address; failures_per_address: for all accounts from it;
-    registrations: new accounts from one address; all within `window_s` seconds.
+    account, network, everywhere: the rules; registrations: new accounts from one address in `window_s` seconds.
     """
 
     def __init__(
         self,
+        redis: Redis | None = None,
         *,
-        failures: int = 10,
-        failures_per_address: int = 50,
+        account: Rule = ACCOUNT,
+        network: Rule = NETWORK,
+        everywhere: Rule = EVERYWHERE,
         registrations: int = 300,
         window_s: float = 300,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._accounts = Attempts(failures, window_s, clock)
-        self._addresses = Attempts(failures_per_address, window_s, clock)
+        self._backoff = Backoff(redis, clock)
+        self._account, self._network, self._everywhere = account, network, everywhere
         self._registrations = Attempts(registrations, window_s, clock)
 
-    def begin(self, ip: str, email: str) -> None:
-        """Count an attempt to sign in. Raises Refused 429."""
-        network = network_of(ip)
-        wait_s = self._addresses.add(network)
-        if not wait_s:
-            wait_s = self._accounts.add(account_key(network, email))
-            if wait_s:
-                self._addresses.take_back(network)
-        if wait_s:
-            raise too_many("login attempts", wait_s)
+    async def begin(self, ip: str, email: str, device: str | None = None) -> None:
+        """Count an attempt to sign in. device: a known one of this account. Raises TooManyAttempts."""
+        keys = self._keys(ip, email, device)
+        verdict = await self._backoff.attempt(keys)
+        if verdict.wait_s:
+            rule = keys[verdict.key][0].partition(":")[0]
+            raise TooManyAttempts("login attempts", verdict.wait_s, rule, begins=verdict.begins)
 
-    def succeeded(self, ip: str, email: str) -> None:
+    async def succeeded(self, ip: str, email: str, device: str | None = None) -> None:
         """The password was right: what was counted for this account from here is forgotten."""
-        network = network_of(ip)
-        self._addresses.take_back(network)
-        self._accounts.clear(account_key(network, email))
+        keys = self._keys(ip, email, device)
+        await self._backoff.succeeded(keys, [keys[0][0]])
 
     def begin_registration(self, ip: str) -> None:
-        """Count an attempt to register. Raises Refused 429."""
+        """Count an attempt to register. Raises TooManyAttempts."""
         wait_s = self._registrations.add(network_of(ip))
         if wait_s:
-            raise too_many("accounts created", wait_s)
+            raise TooManyAttempts("accounts created", wait_s, "registration", begins=False)
+
+    async def begin_reset(self, ip: str, email: str) -> bool:
+        """Count a request for a mail with a link; False: this address has got enough of them.
+
+        Raises TooManyAttempts when the network asks too often.
+        """
+        verdict = await self._backoff.attempt([(f"reset-network:{network_of(ip)}", RESET_NETWORK)])
+        if verdict.wait_s:
+            what = "password reset attempts"
+            raise TooManyAttempts(what, verdict.wait_s, "reset-network", begins=verdict.begins)
+        return not (await self._backoff.attempt([(f"reset:{account_of(email)}", RESETS)])).wait_s
+
+    def _keys(self, ip: str, email: str, device: str | None) -> list[tuple[str, Rule]]:
+        account = account_of(email)
+        if device is not None:
+            return [(f"device:{account}:{device}", self._account)]
+        network = network_of(ip)
+        return [
+            (f"account:{account}:{network}", self._account),
+            (f"network:{network}", self._network),
+            (f"everywhere:{account}", self._everywhere),
+        ]
 
 
-def account_key(network: str, email: str) -> str:
-    """The key of an account from one network. email: as typed."""
-    return f"{network} {email.strip().lower()[:254]}"
+def account_of(email: str) -> str:
+    """What stands for an account in keys and logs: no address can be read from it. email: as typed."""
+    address = normalise_email(email) or email.strip().lower()[:254]
+    return hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
 
 def network_of(ip: str) -> str:
@@ -111,10 +148,3 @@ def network_of(ip: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ipaddress.IPv6Network((int(address), IPV6_NETWORK), strict=False))
-
-
-def too_many(what: str, wait_s: int) -> Refused:
-    """429 in words that LibreChat uses too (recording limits/04_login_wrong_8)."""
-    minutes = ceil(wait_s / 60)
-    text = f"Too many {what}, please try again after {minutes} minute{'s' if minutes != 1 else ''}."
-    return Refused(429, "too_many_attempts", text, retry_after_s=wait_s)

@@ -13,13 +13,14 @@ from msgspec import Meta
 
 from geko_proxy.accounts.email_changes import Confirmed, DeadLink, EmailChanges
 from geko_proxy.accounts.emails import normalise_email
-from geko_proxy.accounts.passwords import verify_password
+from geko_proxy.accounts.joining import Origin
 from geko_proxy.accounts.registration import EmailTaken
 from geko_proxy.accounts.session_list import SessionList
 from geko_proxy.accounts.users import User
 from geko_proxy.client_api import email_pages
-from geko_proxy.client_api.login_limits import Attempts, too_many
+from geko_proxy.client_api.login_limits import Attempts, TooManyAttempts
 from geko_proxy.client_api.own_audit import record_own
+from geko_proxy.client_api.password_changes import PasswordChanges
 from geko_proxy.client_api.profile import active_user
 from geko_proxy.client_api.validation import Body, invalid, parse
 from geko_proxy.errors import Refused
@@ -35,7 +36,6 @@ log = logging.getLogger("geko.profile")
 CONFIRM: Final = "/v1/auth/profile/email/confirm"
 RECENT: Final = timedelta(minutes=10)
 MAILS_AN_HOUR: Final = 5
-WRONG_PASSWORDS: Final = 10
 FORM: Final = "application/x-www-form-urlencoded"
 MAX_SHOWN_TOKEN: Final = 200
 
@@ -49,7 +49,7 @@ class EmailBody(Body, frozen=True):
     password: Short | None = None
 
 
-class ConfirmBody(Body, frozen=True):
+class ConfirmEmailBody(Body, frozen=True):
     """POST /v1/auth/profile/email/confirm."""
 
     token: Short
@@ -58,12 +58,12 @@ class ConfirmBody(Body, frozen=True):
 class ProfileEmail:
     """The endpoints."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, passwords: PasswordChanges) -> None:
         self._services = services
+        self._passwords = passwords
         self._changes = EmailChanges(services.database, services.one_time_tokens)
         self._sessions = SessionList(services.database, services.settings.auth.session_max_ttl_s)
         self._mails = Attempts(MAILS_AN_HOUR, 3600)
-        self._passwords = Attempts(WRONG_PASSWORDS, 300)
 
     async def change(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """202: a link is on its way to the new address, a notice to the old one.
@@ -112,7 +112,9 @@ class ProfileEmail:
         """
         kind = exchange.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind != FORM:
-            confirmed = await self._confirm(exchange, parse(ConfirmBody, await exchange.request.json()).token)
+            confirmed = await self._confirm(
+                exchange, parse(ConfirmEmailBody, await exchange.request.json()).token
+            )
             value = {"email": confirmed.user.email, "emailVerified": True}
             return Reply.of_json(200, value, {"Cache-Control": "no-store"})
         try:
@@ -135,6 +137,9 @@ class ProfileEmail:
             raise Refused(400, "link_over", text) from None
         except EmailTaken:
             raise Refused(409, "email_taken", "This e-mail address is in use.") from None
+        user = confirmed.user
+        origin = Origin(exchange.request.client_ip, exchange.id)
+        await self._services.joining.after_verification(user.tenant_id, user.user_id, origin)
         await self._tell_former(confirmed)
         return confirmed
 
@@ -160,12 +165,7 @@ class ProfileEmail:
             return
         if password is None:
             raise invalid({"password": "Required."})
-        key = str(user.user_id)
-        if wait_s := self._passwords.add(key):
-            raise too_many("wrong passwords", wait_s)
-        if not await verify_password(password, stored):
-            raise Refused(403, "wrong_password", "The password is wrong.")
-        self._passwords.clear(key)
+        await self._passwords.check_current(exchange, password)
 
     def _mailer(self) -> Mailer:
         if self._services.mailer is None:
@@ -177,7 +177,7 @@ class ProfileEmail:
 
     def _count_mail(self, user_id: UUID) -> None:
         if wait_s := self._mails.add(str(user_id)):
-            raise too_many("mails", wait_s)
+            raise TooManyAttempts("mails", wait_s, "profile-mails", begins=False)
 
     def _link_text(self, token: str) -> str:
         link = f"{link_base(self._services.settings)}{CONFIRM}?{urlencode({'token': token})}"

@@ -6,17 +6,20 @@ import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from geko_proxy.accounts.passwords import hash_password, needs_rehash, verify_password
+from geko_proxy.accounts.login_tickets import TicketToken, close_ticket, open_ticket, use_ticket
 from geko_proxy.accounts.registration import Registered
+from geko_proxy.accounts.second_factor import Verdict
 from geko_proxy.accounts.sessions import InvalidSession, OpenedSession, ReusedToken, Rotated
 from geko_proxy.accounts.tokens import Identity, InvalidToken
 from geko_proxy.accounts.users import User
-from geko_proxy.client_api.login_limits import LoginLimits
+from geko_proxy.client_api.login_limits import LoginLimits, TooManyAttempts
+from geko_proxy.client_api.password_check import PasswordCheck
 from geko_proxy.errors import Refused
-from geko_proxy.exchange import Exchange
+from geko_proxy.exchange import Exchange, Reply
+from geko_proxy.storage.database import Scope
 from geko_proxy.workspaces.roles import Role
 from geko_proxy.workspaces.tenants import Tenant, TenantStatus
 from geko_proxy.workspaces.workspaces import Workspace
@@ -41,37 +44,86 @@ class SignedIn:
     refresh_expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class CodeWanted:
+    """The password was right; a one-time code must follow with this ticket."""
+
+    ticket: str
+
+
 class SignIns:
     """Opens, renews and ends sessions for people who come with a password or a refresh token."""
 
     def __init__(self, services: Services, limits: LoginLimits) -> None:
         self._services = services
         self._limits = limits
+        self._passwords = PasswordCheck(services, limits)
 
     async def by_password(
-        self, exchange: Exchange, email: str, password: str, workspace_id: UUID | None = None
-    ) -> SignedIn | None:
+        self,
+        exchange: Exchange,
+        email: str,
+        password: str,
+        workspace_id: UUID | None = None,
+        *,
+        bound_to: str | None = None,
+    ) -> SignedIn | CodeWanted | None:
         """Sign in; None when the e-mail or the password is wrong, after the same time in both cases.
 
-        workspace_id: the workspace to enter, the oldest one when None.
-        Raises Refused: 429 after too many failures, 403 when there is nowhere to go in.
+        workspace_id: the workspace to enter, the oldest one when None. bound_to: what must be shown again with the
+        ticket for a code, the User-Agent when None.
+        Raises Refused: 429 after too many failures, 503 when too many sign in, 403 when there is nowhere to go in.
         """
-        ip = exchange.request.client_ip
-        self._limits.begin(ip, email)
-        found = await self._services.users.find_login(email)
-        user, stored = found if found is not None else (None, None)
-        if not await verify_password(password, stored) or user is None:
-            log.info("%s: a sign-in failed", exchange.id)
+        user = await self._passwords.user_of(exchange, email, password)
+        if user is None:
             return None
-        self._limits.succeeded(ip, email)
-        if stored is not None and needs_rehash(stored):
-            new = await hash_password(password)
-            await self._services.users.set_password(user.tenant_id, user.user_id, new)
-        tenant = await self._active_tenant(user.tenant_id)
-        if tenant is None:
-            raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
-        workspace, role = await self._choose(user, workspace_id)
-        return await self._open(exchange, user, tenant, workspace, role)
+        if not user.two_factor:
+            return await self.by_user(exchange, user, workspace_id)
+        await self._entrance(exchange, user, workspace_id)
+        async with self._services.database.tenant(user.tenant_id) as scope:
+            ticket = await open_ticket(scope, user.user_id, workspace_id, bound_to or _agent(exchange))
+        return CodeWanted(ticket)
+
+    async def by_code(
+        self,
+        exchange: Exchange,
+        ticket: str,
+        code: str | None,
+        recovery_code: str | None,
+        *,
+        bound_to: str | None = None,
+    ) -> SignedIn | None:
+        """Go on with a ticket and a one-time code or a recovery code; None when the code is wrong.
+
+        Raises Refused: 401 "ticket_over", 429 after too many wrong codes, 403 when there is nowhere to go in.
+        """
+        token = TicketToken.decode(ticket)
+        if token is None:
+            raise ticket_over()
+        services, verdict = self._services, Verdict(passed=False)
+        async with services.database.tenant(token.tenant_id) as scope:
+            found = await use_ticket(scope, token, bound_to or _agent(exchange))
+            if found is not None:
+                verdict = await services.second_factors.check(scope, found.user_id, code, recovery_code)
+            if verdict.passed:
+                await close_ticket(scope, token)
+            if found is not None and (verdict.blocks or verdict.recovery):
+                action = "recovery_code.use" if verdict.recovery else "login.slowed"
+                await self._audit_user(scope, exchange, found.user_id, action, {"factor": "code"})
+        if found is None:
+            raise ticket_over()
+        if verdict.wait_s:
+            log.warning("%s: a code was refused, too many were wrong", exchange.id)
+            raise TooManyAttempts("wrong codes", verdict.wait_s, "code", begins=False)
+        user = await services.users.get(token.tenant_id, found.user_id)
+        if not verdict.passed or user is None or user.disabled_at is not None:
+            log.info("%s: a one-time code was wrong", exchange.id)
+            return None
+        return await self.by_user(exchange, user, found.workspace_id)
+
+    def remember_device(self, exchange: Exchange, reply: Reply, email: str) -> None:
+        """Make the browser known as the account owner's."""
+        self._passwords.devices.set(exchange, reply, email)
 
     async def register(
         self,
@@ -88,9 +140,11 @@ class SignIns:
         Raises Refused 403 when registration is off, 429; InvalidRegistration, EmailTaken.
         """
         settings = self._services.settings.auth
+        if await self._services.hosts.of(exchange) is not None:
+            raise Refused(403, "other_workspace", "Nobody can register at the address of a workspace.")
         if not settings.registration:
             raise Refused(403, "registration_off", "Registration is not allowed.")
-        self._limits.begin_registration(exchange.request.client_ip)
+        self.begin_registration(exchange)
         return await self._services.registration.register(
             email=email,
             password=password,
@@ -99,6 +153,10 @@ class SignIns:
             tenant_name=tenant_name,
             token_limit=settings.default_token_limit or None,
         )
+
+    def begin_registration(self, exchange: Exchange) -> None:
+        """Count an attempt to make an account, by whatever way. Raises Refused 429."""
+        self._limits.begin_registration(exchange.request.client_ip)
 
     async def enter(self, exchange: Exchange, registered: Registered) -> SignedIn:
         """Sign in somebody who has just registered."""
@@ -109,6 +167,7 @@ class SignIns:
     async def renew(self, exchange: Exchange, refresh_token: str) -> SignedIn | None:
         """Replace a refresh token; None when the session is over. A token used twice ends its session."""
         ip, agent = _origin(exchange)
+        await self._follow_host(exchange, refresh_token)
         try:
             rotated = await self._services.sessions.rotate(refresh_token, ip, agent)
         except InvalidSession:
@@ -118,6 +177,48 @@ class SignIns:
             await self._audit_reuse(exchange, reused)
             return None
         return await self._renewed(rotated)
+
+    async def switch(self, exchange: Exchange, workspace_id: UUID) -> SignedIn:
+        """Move the caller's session to another workspace; its refresh token goes on there (`refresh_token` is empty).
+
+        Raises Refused: 401 when the session is over, 403 for a workspace where the caller is no member.
+        """
+        identity = exchange.signed_in()
+        services = self._services
+        tenant = await self._active_tenant(identity.tenant_id)
+        user = await services.users.get(identity.tenant_id, identity.user_id)
+        if tenant is None or user is None:
+            raise Refused(401, "not_signed_in", "This account can't be used any more.")
+        await services.hosts.require(exchange, workspace_id)
+        workspace, role = await self._choose(user, workspace_id)
+        expires_at = await services.sessions.switch(tenant.tenant_id, identity.session_id, workspace_id)
+        if expires_at is None:
+            raise Refused(401, "session_over", "The session is over. Sign in again.")
+        await self._audit(
+            exchange, user.tenant_id, user.user_id, "session.switch", f"workspace/{workspace_id}"
+        )
+        session = OpenedSession(identity.session_id, "", expires_at)
+        return self._signed_in(user, tenant, workspace, role, session)
+
+    async def caller(self, exchange: Exchange) -> Identity | None:
+        """Who calls a public endpoint: None without a bearer. Raises Refused 401 for one that is not valid."""
+        if "Authorization" not in exchange.request.headers:
+            return None
+        identity = self._bearer(exchange)
+        if identity is None:
+            raise Refused(401, "invalid_token", "The access token is not valid.")
+        if not await self._services.sessions.is_active(identity.tenant_id, identity.session_id):
+            raise Refused(401, "session_over", "The session is over. Sign in again.")
+        if await self._active_tenant(identity.tenant_id) is None:
+            raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
+        return identity
+
+    async def by_user(self, exchange: Exchange, user: User, workspace_id: UUID | None = None) -> SignedIn:
+        """Sign in somebody who has proven to be this user. workspace_id: as for `by_password`.
+
+        Raises Refused 403 when the tenant is suspended or there is nowhere to go in.
+        """
+        return await self._open(exchange, user, *await self._entrance(exchange, user, workspace_id))
 
     async def end(self, exchange: Exchange, refresh_token: str | None) -> None:
         """End the sessions of the refresh token and of the bearer, as far as they name one."""
@@ -130,6 +231,17 @@ class SignIns:
             ended.add((identity.tenant_id, identity.session_id))
         for tenant_id, session_id in ended:
             await self._services.sessions.revoke(tenant_id, session_id)
+
+    async def _follow_host(self, exchange: Exchange, refresh_token: str) -> None:
+        """At the address of a workspace, a session acts in that one. Raises Refused 403 for one who is no member."""
+        place = await self._services.hosts.of(exchange)
+        session = await self._services.sessions.find(refresh_token) if place is not None else None
+        if place is None or session is None or session.workspace_id == place.workspace_id:
+            return
+        user = await self._services.users.get(session.tenant_id, session.user_id)
+        if user is not None:
+            await self._choose(user, place.workspace_id)
+            await self._services.sessions.switch(session.tenant_id, session.session_id, place.workspace_id)
 
     def _bearer(self, exchange: Exchange) -> Identity | None:
         scheme, _, token = exchange.request.headers.get("Authorization", "").partition(" ")
@@ -150,6 +262,19 @@ class SignIns:
             await services.sessions.revoke(rotated.tenant_id, rotated.session_id)
             return None
         return self._signed_in(user, tenant, workspace, role, rotated)
+
+    async def _entrance(
+        self, exchange: Exchange, user: User, workspace_id: UUID | None
+    ) -> tuple[Tenant, Workspace, Role]:
+        tenant = await self._active_tenant(user.tenant_id)
+        if tenant is None:
+            raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
+        place = await self._services.hosts.of(exchange)
+        if place is not None:
+            if workspace_id not in (None, place.workspace_id):
+                raise Refused(403, "other_workspace", "This address is for another workspace.")
+            workspace_id = place.workspace_id
+        return tenant, *await self._choose(user, workspace_id)
 
     async def _active_tenant(self, tenant_id: UUID) -> Tenant | None:
         tenant = await self._services.tenants.get(tenant_id)
@@ -186,17 +311,44 @@ class SignIns:
             refresh_expires_at=session.expires_at,
         )
 
+    async def _audit_user(
+        self, scope: Scope, exchange: Exchange, user_id: UUID, action: str, details: dict[str, Any]
+    ) -> None:
+        await self._services.audit.record(
+            scope,
+            actor_user_id=None,
+            action=action,
+            target=f"user/{user_id}",
+            ip=exchange.request.client_ip,
+            request_id=exchange.id,
+            details=details,
+        )
+
     async def _audit_reuse(self, exchange: Exchange, reused: ReusedToken) -> None:
-        async with self._services.database.tenant(reused.tenant_id) as scope:
+        await self._audit(exchange, reused.tenant_id, None, "session.reuse", str(reused.session_id))
+
+    async def _audit(
+        self, exchange: Exchange, tenant_id: UUID, actor_id: UUID | None, action: str, target: str
+    ) -> None:
+        async with self._services.database.tenant(tenant_id) as scope:
             await self._services.audit.record(
                 scope,
-                actor_user_id=None,
-                action="session.reuse",
-                target=str(reused.session_id),
+                actor_user_id=actor_id,
+                action=action,
+                target=target,
                 ip=exchange.request.client_ip,
                 request_id=exchange.id,
                 details={},
             )
+
+
+def ticket_over() -> Refused:
+    """The ticket is used, too old, or not this client's."""
+    return Refused(401, "ticket_over", "This sign-in has expired. Enter your password again.")
+
+
+def _agent(exchange: Exchange) -> str:
+    return "agent " + exchange.request.headers.get("User-Agent", "")
 
 
 def _origin(exchange: Exchange) -> tuple[str | None, str | None]:

@@ -2,6 +2,7 @@
 
 from geko_proxy.config.describe import SettingDescription, describe_settings
 from geko_proxy.config.loader import load_settings
+from geko_proxy.config.oauth_settings import OAuthProviderSettings
 from geko_proxy.config.settings import (
     DEFAULT_FILTERS,
     AuthSettings,
@@ -23,6 +24,7 @@ __all__ = [
     "FilterSettings",
     "LibreChatSettings",
     "LoggingSettings",
+    "OAuthProviderSettings",
     "RedisSettings",
     "ServerSettings",
     "SettingDescription",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geko_proxy.config.filter_entries import variable_name
+from geko_proxy.config.oauth_settings import KEYS as OAUTH_KEYS
 from geko_proxy.config.settings import DEFAULT_FILTERS, SECTIONS, environment_name, section_fields
 
 _PAGE_TOP = """\
@@ -29,6 +30,17 @@ Without any entry the built-in filters run, as in `config/geko.toml`; `filters =
 
 In the environment: `GEKO_FILTER_<NAME>_ENABLED`, `_FAILURE`, `_TIMEOUT_MS`, and `GEKO_FILTER_<NAME>_<OPTION>` for
 options, whose values are read as in TOML (`200`, `true`, `["a", "b"]`); what TOML can't read is text.
+"""
+
+
+_PAGE_OAUTH = """\
+## [[oauth]]
+
+One entry per identity provider, in the order in which people see them; none: people sign in with a password. They need
+`server.public_url`. How to set up the providers is in [oauth.md](oauth.md).
+
+In the environment: `GEKO_OAUTH_<NAME>_<KEY>` changes a key of an entry, e.g. `GEKO_OAUTH_GOOGLE_CLIENT_SECRET` or
+`GEKO_OAUTH_GOOGLE_CLIENT_SECRET_FILE`.
 """
 
 
@@ -74,6 +86,8 @@ def env_example() -> str:
         lines.append(f"#{item.variables[0]}={item.default}")
     lines += [
         "",
+        "# Identity providers, the [[oauth]] entries of the TOML file: GEKO_OAUTH_<NAME>_<KEY>, like _CLIENT_SECRET.",
+        "",
         "# Filters: GEKO_FILTER_<NAME>_<OPTION>, and _ENABLED, _FAILURE (closed or open), _TIMEOUT_MS.",
     ]
     for entry in DEFAULT_FILTERS:
@@ -89,7 +103,13 @@ def settings_page() -> str:
         lines += ["| Key | Environment | Default | What |", "|---|---|---|---|"]
         lines += [_row(item) for item in describe_settings() if item.section == section]
         lines.append("")
-    return "\n".join(lines) + "\n" + _PAGE_FILTERS
+    return "\n".join([*lines, _PAGE_OAUTH, *_oauth_rows(), ""]) + "\n" + _PAGE_FILTERS
+
+
+def _oauth_rows() -> Iterator[str]:
+    yield from ("| Key | What |", "|---|---|")
+    for key, (kind, doc) in OAUTH_KEYS.items():
+        yield f"| `{key}` | {doc} Expects {kind.expected}. |"
 
 
 def _row(item: SettingDescription) -> str:

@@ -25,7 +25,14 @@ class Fit(Protocol):
     """Checks a value against a kind; gives the default and notes a problem when it does not fit."""
 
     def __call__(
-        self, kind: Kind[Any], value: Any, place: str, default: Any, *, as_text: bool = False
+        self,
+        kind: Kind[Any],
+        value: Any,
+        place: str,
+        default: Any,
+        *,
+        secret: bool = False,
+        as_text: bool = False,
     ) -> Any: ...
 
 

@@ -14,6 +14,7 @@ T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
 _DOMAIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*\.)+[A-Za-z]{2,}")
+_WORKSPACE_HOSTS = re.compile(r"\{workspace\}\.\{tenant\}(\.[a-z0-9][a-z0-9-]*)+")
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
 
@@ -47,6 +48,17 @@ def integer(minimum: int, maximum: int | None = None) -> Kind[int]:
         return value
 
     return Kind(expected, check, parse=int)
+
+
+def number(minimum: float, maximum: float) -> Kind[float]:
+    """Make a kind for numbers from minimum to maximum, both allowed."""
+
+    def check(value: object) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not minimum <= value <= maximum:
+            raise ValueError
+        return float(value)
+
+    return Kind(f"a number from {minimum:g} to {maximum:g}", check, parse=float)
 
 
 def flag() -> Kind[bool]:
@@ -104,6 +116,18 @@ def domain() -> Kind[str]:
         return name.lower()
 
     return Kind("a domain like shadow.geko.invalid", check)
+
+
+def workspace_hosts() -> Kind[str]:
+    """Make a kind for a pattern of host names, as in "{workspace}.{tenant}.example.org"; empty is allowed."""
+
+    def check(value: object) -> str:
+        pattern = _string(value).strip().lower()
+        if pattern and not _WORKSPACE_HOSTS.fullmatch(pattern):
+            raise ValueError
+        return pattern
+
+    return Kind("a host name like {workspace}.{tenant}.example.org", check)
 
 
 def folder() -> Kind[Path]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from geko_proxy.config.filter_entries import FilterEntries
 from geko_proxy.config.kinds import Kind
+from geko_proxy.config.oauth_entries import OAuthEntries
 from geko_proxy.config.settings import SECTIONS, Settings, Spec, environment_name, section_fields
 from geko_proxy.config.sources import (
     Variables,
@@ -26,7 +27,7 @@ from geko_proxy.errors import ConfigError
 VERSION = 1
 _UNSET = object()
 # Read by the benchmark and the tests themselves.
-_NOT_SETTINGS = ("GEKO_FILTER_", "GEKO_BENCH_", "GEKO_TEST_")
+_NOT_SETTINGS = ("GEKO_FILTER_", "GEKO_OAUTH_", "GEKO_BENCH_", "GEKO_TEST_")
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
@@ -68,7 +69,11 @@ class _Loader:
             self._problem("database.pool_min", f"expected at most pool_max ({database.pool_max})")
         entries = FilterEntries(self._label, self._reference, self._fit, self._problems)
         filters = entries.load(self._document.get("filters"), self._sources)
-        return Settings(**sections, filters=filters)
+        providers = OAuthEntries(self._label, self._reference, self._fit, self._problems)
+        oauth = providers.load(self._document.get("oauth"), self._sources)
+        if oauth and not sections["server"].public_url:
+            self._problem("server.public_url", "needed by [[oauth]]: providers send people back to it")
+        return Settings(**sections, oauth=oauth, filters=filters)
 
     def _section(self, section: str) -> Any:
         table = self._document.get(section, {})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
+from email.utils import parseaddr
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from geko_proxy.config.kinds import (
     Kind,
@@ -17,16 +18,21 @@ from geko_proxy.config.kinds import (
     folder,
     integer,
     networks,
+    number,
     origin,
     origins,
     server_url,
     text,
     word,
+    workspace_hosts,
 )
+from geko_proxy.config.oauth_settings import OAuthProviderSettings
 from geko_proxy.config.secrets import weakness
 from geko_proxy.errors import ConfigError
 
 T = TypeVar("T")
+
+MIN_SCRYPT_WORK: Final = 8 * 5 * 2**14  # the least row of OWASP's Password Storage Cheat Sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,11 @@ class ServerSettings:
     )
     public_url: str = setting(
         "", origin(), "Address under which browsers reach GEKO, like https://chat.example.org."
+    )
+    workspace_hosts: str = setting(
+        "",
+        workspace_hosts(),
+        "Addresses of single workspaces, like {workspace}.{tenant}.example.org; empty: none.",
     )
     cors_origins: tuple[str, ...] = setting(
         (),
@@ -221,6 +232,24 @@ class AuthSettings:
     default_token_limit: int = setting(
         1_000_000, integer(0), "Tokens a month of a new tenant's first workspace; 0: unlimited."
     )
+    password_min_length: int = setting(8, integer(8, 64), "Shortest new password.")
+    scrypt_log_n: int = setting(
+        15, integer(13, 18), "Cost of a password hash: 2 to this power blocks of 128 * scrypt_r bytes."
+    )
+    scrypt_r: int = setting(8, integer(8, 32), "Size of these blocks.")
+    scrypt_p: int = setting(
+        3, integer(1, 64), "How often it is done; 2^log_n * r * p must be 655360 at least (OWASP)."
+    )
+    password_workers: int = setting(
+        0, integer(0, 256), "Threads that hash passwords; 0: half of the cores, at least one."
+    )
+    password_queue: int = setting(
+        16, integer(1, 10_000), "Sign-ins that may wait for such a thread; one more gets 503 and Retry-After."
+    )
+    password_cpu_share: float = setting(
+        0.25, number(0.01, 256), "Cores that hashing passwords may use on average; short bursts are free."
+    )
+    password_reset_ttl_s: int = setting(3600, integer(300, 86_400), "Life of a link to set a new password.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +271,9 @@ class MailSettings:
     )
     smtp_username: str = setting("", text(), "Account on the mail server; empty: none.")
     smtp_password: str = setting("", text(), "Its password.", secret=True)
+    smtp_ca_file: str = setting(
+        "", text("the path of a PEM file"), "Certificate authority of the mail server; empty: the system's."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +317,7 @@ class Settings:
     auth: AuthSettings = field(default_factory=AuthSettings)
     mail: MailSettings = field(default_factory=MailSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    oauth: tuple[OAuthProviderSettings, ...] = ()
     filters: tuple[FilterSettings, ...] = DEFAULT_FILTERS
 
     def require_secrets(self) -> None:
@@ -297,8 +330,26 @@ class Settings:
         """Raise ConfigError unless GEKO can serve with these settings: LibreChat's address and the secrets."""
         problems = [] if self.librechat.url else ["librechat.url: needed (LIBRECHAT_URL)"]
         problems += self._secret_problems()
+        problems += self._account_problems()
         if problems:
             raise ConfigError(problems)
+
+    def _account_problems(self) -> Iterator[str]:
+        auth, mail = self.auth, self.mail
+        if 2**auth.scrypt_log_n * auth.scrypt_r * auth.scrypt_p < MIN_SCRYPT_WORK:
+            yield f"auth.scrypt_p: 2^scrypt_log_n * scrypt_r * scrypt_p must be {MIN_SCRYPT_WORK} at least"
+        if "@" not in parseaddr(mail.sender)[1]:
+            yield "mail.sender: expected an address like GEKO <geko@example.org>"
+        if mail.transport != "smtp":
+            return
+        if not mail.smtp_host:
+            yield "mail.smtp_host: needed by transport smtp"
+        if not self.server.public_url:
+            yield "server.public_url: needed by transport smtp, for the links in mails"
+        if mail.smtp_password and mail.smtp_security == "none":
+            yield "mail.smtp_security: a password must not be sent unencrypted; choose starttls or tls"
+        if mail.smtp_ca_file and not Path(mail.smtp_ca_file).is_file():
+            yield "mail.smtp_ca_file: there is no such file"
 
     def _secret_problems(self) -> Iterator[str]:
         needed = {

@@ -16,7 +16,10 @@ ANONYMOUS_OPERATIONS = frozenset({"config", "banner"})  # LibreChat's sign-in pa
 
 
 class AuthFilter(Filter):
-    """Refuses with 401 whoever has no valid token or whose session is over; sets `exchange.user`."""
+    """Refuses with 401 whoever has no valid token or whose session is over; sets `exchange.user`.
+
+    At the address of a workspace, with 403 whoever's token or session is for another one.
+    """
 
     name: ClassVar[str] = "auth"
     routes: ClassVar[frozenset[Route]] = frozenset(
@@ -38,6 +41,7 @@ class AuthFilter(Filter):
         self._tokens = services.tokens
         self._sessions = services.sessions
         self._last_seen = services.last_seen
+        self._hosts = services.hosts
         self._recent: Recent[Identity] = Recent(services.sessions)
         services.tokens.on_change(self._recent.clear)
 
@@ -50,6 +54,8 @@ class AuthFilter(Filter):
             exchange.user = await self._from_cookie(exchange)
         elif exchange.operation not in ANONYMOUS_OPERATIONS:
             raise unauthorized("not_signed_in", "No auth token")
+        if exchange.user is not None:
+            await self._hosts.require(exchange, exchange.user.workspace_id)
         return None
 
     async def _from_token(self, token: str, exchange: Exchange) -> Identity:

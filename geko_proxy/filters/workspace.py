@@ -6,19 +6,23 @@ What LibreChat tells about models, agents and servers is cut down to the same. T
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from cachetools import TTLCache
 
 from geko_proxy.errors import UpstreamError
-from geko_proxy.filters.base import Exchange, Filter, Refused, Reply, Route
+from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.policy import replies
 from geko_proxy.policy.discovery import UnexpectedShape
 from geko_proxy.policy.enforcement import CHECKS
 from geko_proxy.policy.guard import Guard
 from geko_proxy.policy.librechat_view import Caller, LibreChatView
 from geko_proxy.storage.recent import Recent
+from geko_proxy.workspaces.access import needed_in_librechat
 from geko_proxy.workspaces.config import WorkspaceConfig
+from geko_proxy.workspaces.members import MemberStore
 from geko_proxy.workspaces.roles import Permission, Role, allowed
 from geko_proxy.workspaces.workspaces import Workspace
 
@@ -28,11 +32,9 @@ if TYPE_CHECKING:
     from geko_proxy.accounts.tokens import Identity
     from geko_proxy.services import Services
 
+CODE: Final = "access_ended"
+DEAF_S: Final = 1.0  # how often a running answer's role is read while changes can't be heard
 WORKSPACE_TTL_S: Final = 60.0  # its name; whether it is archived is seen at once, by the role
-READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-READING_OPERATIONS: Final = frozenset(
-    {"context_projection", "user/terms/accept"}
-)  # POSTs that open the client
 ANONYMOUS: Final = frozenset({"config", "banner"})  # LibreChat's sign-in page asks for them
 ACCOUNT_OPERATIONS: Final = (
     "auth."  # GEKO's own; who was removed from a workspace must be able to leave for another
@@ -46,6 +48,35 @@ class Facts(NamedTuple):
     role: Role
     config: WorkspaceConfig
     may_chat: bool
+
+
+class Watch:
+    """Looks at the role of the person whose answer runs, whenever a membership has changed anywhere."""
+
+    def __init__(self, members: MemberStore, identity: Identity) -> None:
+        self._members = members
+        self._key = (identity.tenant_id, identity.workspace_id, identity.user_id)
+        self._seen: int | None = -1
+        self._looked_at = 0.0
+
+    def look(self, event: SseEvent) -> Awaitable[Sequence[SseEvent] | None] | None:
+        """The event hook; waits only when there may be news."""
+        generation = self._members.generation
+        if generation is None:  # changes can't be heard: ask, but not for every event
+            if monotonic() - self._looked_at < DEAF_S:
+                return None
+        elif generation == self._seen:
+            return None
+        return self._check(generation)
+
+    async def _check(self, generation: int | None) -> None:
+        self._seen, self._looked_at = generation, monotonic()
+        role = await self._members.role(*self._key)
+        if role is None:
+            raise EndStream(notice="You are no longer a member of this workspace.", code=CODE)
+        if not allowed(role, Permission.CHAT):
+            text = "Your role in this workspace does not allow to chat any more."
+            raise EndStream(notice=text, code=CODE)
 
 
 class WorkspaceFilter(Filter):
@@ -82,6 +113,13 @@ class WorkspaceFilter(Filter):
         if check is not None:
             await check(exchange, await self._guard(exchange), self.services)
         return None
+
+    def on_stream(self, exchange: Exchange) -> EventHook | None:
+        """Ends the answer of somebody who may not chat here any more: no event passes once the change is known."""
+        identity = exchange.user
+        if identity is None or exchange.route is not Route.CHAT:
+            return None
+        return Watch(self._members, identity).look
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
         reply = exchange.reply
@@ -171,4 +209,4 @@ class WorkspaceFilter(Filter):
 
 
 def _changes(exchange: Exchange) -> bool:
-    return exchange.request.method not in READING and exchange.operation not in READING_OPERATIONS
+    return needed_in_librechat(exchange.request.method, exchange.operation) is Permission.CHAT

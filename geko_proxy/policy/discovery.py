@@ -28,6 +28,7 @@ INTERFACE_OFF: Final[Mapping[str, Collection[str] | None]] = {
     "remoteAgents": None,
     "mcpServers": ("create", "share"),
 }
+NO_SOCIAL_LOGINS: Final[Mapping[str, Any]] = {}
 PUBLIC: Final = ("SHARE_PUBLIC", "public")
 
 
@@ -43,12 +44,19 @@ def filter_user(
     username: str,
     favorites: list[Any] | None,
     avatar: str | None = None,
+    two_factor: bool = False,
 ) -> Any:
     """GET /api/user: the person, not the shadow account. Its id stays: paths are built with it (contract trap 25).
 
     avatar: None: the picture that was uploaded in LibreChat's own settings stays.
     """
-    user = {**_object(value), "name": name, "email": email, "username": username}
+    user = {
+        **_object(value),
+        "name": name,
+        "email": email,
+        "username": username,
+        "twoFactorEnabled": two_factor,
+    }
     if avatar is not None:
         user["avatar"] = avatar
     if favorites is not None and "favorites" in user:
@@ -57,9 +65,21 @@ def filter_user(
 
 
 def filter_config(
-    value: Any, *, registration: bool, public_url: str, specs: Collection[str] | None, config: WorkspaceConfig
+    value: Any,
+    *,
+    registration: bool,
+    public_url: str,
+    specs: Collection[str] | None,
+    config: WorkspaceConfig,
+    social: Mapping[str, Any] = NO_SOCIAL_LOGINS,
+    mail: bool = False,
+    min_password: int = 8,
 ) -> Any:
-    """GET /api/config, signed in or not. specs: names of the model specs to keep, None for all of them."""
+    """GET /api/config, signed in or not. specs: names of the model specs to keep, None for all of them.
+
+    social: members that show buttons of identity providers (social_logins). mail: GEKO can send mail, so passwords
+    can be reset. min_password: length that the page's forms ask for.
+    """
     result: dict[str, Any] = {
         key: False if key.endswith("LoginEnabled") and key != "emailLoginEnabled" else each
         for key, each in _object(value).items()
@@ -69,12 +89,14 @@ def filter_config(
         "serverDomain": public_url,
         "emailLoginEnabled": True,
         "registrationEnabled": registration,
-        "passwordResetEnabled": False,
+        "passwordResetEnabled": mail,
         "emailEnabled": False,
+        "minPasswordLength": min_password,
         "openidAutoRedirect": False,
         "socialLogins": [],
         "ldap": {"enabled": False},
         "turnstile": {},
+        **social,
     }
     for key in ("publicSharedLinksEnabled", "openidReuseTokens", "allowAccountDeletion"):
         if key in result:

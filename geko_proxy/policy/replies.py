@@ -13,6 +13,7 @@ from geko_proxy.policy.enforcement import MODELS_OF_AGENTS_API, allowed_favorite
 from geko_proxy.policy.guard import Guard
 from geko_proxy.policy.librechat_view import read_specs
 from geko_proxy.policy.selection import BadSelection, read_agent, read_choice
+from geko_proxy.policy.social_logins import social_logins
 from geko_proxy.workspaces.config import WorkspaceConfig
 
 if TYPE_CHECKING:
@@ -32,9 +33,12 @@ async def config(value: Any, exchange: Exchange, guard: Guard | None, services: 
     return discovery.filter_config(
         value,
         registration=services.settings.auth.registration,
+        mail=services.settings.mail.transport != "off",
+        min_password=services.settings.auth.password_min_length,
         public_url=services.settings.server.public_url or _own_address(exchange),
         specs=specs,
         config=guard.config if guard is not None else WorkspaceConfig(),
+        social=social_logins(services.settings.oauth),
     )
 
 
@@ -55,6 +59,7 @@ async def user(value: Any, exchange: Exchange, guard: Guard, services: Services)
         username=person.username or "",
         favorites=favorites,
         avatar=person.avatar,
+        two_factor=person.two_factor,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -40,9 +42,9 @@ DELETE: Final = """
 delete from workspace_members where tenant_id = $1 and workspace_id = $2 and user_id = $3"""
 
 # Locked in one order, so that two owners who demote each other at once can't leave none.
-LOCK_OWNERS: Final = """
-select user_id from workspace_members
-where tenant_id = $1 and workspace_id = $2 and role = 'owner'
+LOCK: Final = """
+select user_id, role from workspace_members
+where tenant_id = $1 and workspace_id = $2 and (role = 'owner' or user_id = any($3))
 order by user_id for update"""
 
 
@@ -63,6 +65,36 @@ class Member:
     name: str
     role: Role
     since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of one member in a transaction. roles: of the locked members, as they are in the database now."""
+
+    scope: Scope
+    workspace_id: UUID
+    user_id: UUID
+    roles: Mapping[UUID, Role]
+
+    @property
+    def role(self) -> Role:
+        """What the member is before the change."""
+        return self.roles[self.user_id]
+
+    async def set_role(self, role: Role) -> None:
+        """Changes the role. Raises LastOwner."""
+        if role is not Role.OWNER:
+            self._keep_an_owner()
+        await self.scope.execute(SET_ROLE, self.workspace_id, self.user_id, role.value)
+
+    async def remove(self) -> None:
+        """Ends the membership. Raises LastOwner."""
+        self._keep_an_owner()
+        await self.scope.execute(DELETE, self.workspace_id, self.user_id)
+
+    def _keep_an_owner(self) -> None:
+        if [user_id for user_id, role in self.roles.items() if role is Role.OWNER] == [self.user_id]:
+            raise LastOwner(str(self.user_id))
 
 
 class MemberStore:
@@ -98,27 +130,35 @@ class MemberStore:
         """Makes a user of the tenant a member; False when the user is one already (the role then stays)."""
         async with self._database.tenant(tenant_id) as scope:
             tag = await scope.execute(INSERT_IF_ABSENT, workspace_id, user_id, role.value)
-            await self._announce(scope, workspace_id, user_id)
+            await self.announce(scope, workspace_id, user_id)
         self._roles.drop(cache_key(tenant_id, workspace_id, user_id))
         return tag == "INSERT 0 1"
 
     async def set_role(self, tenant_id: UUID, workspace_id: UUID, user_id: UUID, role: Role) -> None:
         """Changes a member's role. Raises LastOwner, NotMember."""
-        async with self._database.tenant(tenant_id) as scope:
-            if role is not Role.OWNER:
-                await keep_an_owner(scope, workspace_id, user_id)
-            if await scope.execute(SET_ROLE, workspace_id, user_id, role.value) != "UPDATE 1":
-                raise NotMember(str(user_id))
-            await self._announce(scope, workspace_id, user_id)
-        self._roles.drop(cache_key(tenant_id, workspace_id, user_id))
+        async with self.changing(tenant_id, workspace_id, user_id) as change:
+            await change.set_role(role)
 
     async def remove(self, tenant_id: UUID, workspace_id: UUID, user_id: UUID) -> None:
         """Ends a membership. Raises LastOwner, NotMember."""
+        async with self.changing(tenant_id, workspace_id, user_id) as change:
+            await change.remove()
+
+    @asynccontextmanager
+    async def changing(
+        self, tenant_id: UUID, workspace_id: UUID, user_id: UUID, by: UUID | None = None
+    ) -> AsyncIterator[Change]:
+        """One transaction on one member, whose row is locked with the owners' and that of the one who changes it.
+
+        All instances hear of it when it ends. by: who makes the change. Raises NotMember.
+        """
         async with self._database.tenant(tenant_id) as scope:
-            await keep_an_owner(scope, workspace_id, user_id)
-            if await scope.execute(DELETE, workspace_id, user_id) != "DELETE 1":
+            rows = await scope.fetch(LOCK, workspace_id, [user_id] if by is None else [user_id, by])
+            roles = {row["user_id"]: Role(row["role"]) for row in rows}
+            if user_id not in roles:
                 raise NotMember(str(user_id))
-            await self._announce(scope, workspace_id, user_id)
+            yield Change(scope, workspace_id, user_id, roles)
+            await self.announce(scope, workspace_id, user_id)
         self._roles.drop(cache_key(tenant_id, workspace_id, user_id))
 
     async def _load_role(self, tenant_id: UUID, workspace_id: UUID, user_id: UUID) -> Role | None:
@@ -126,17 +166,15 @@ class MemberStore:
             role = await scope.fetch_value(ROLE, workspace_id, user_id)
         return None if role is None else Role(role)
 
-    async def _announce(self, scope: Scope, workspace_id: UUID, user_id: UUID) -> None:
+    def forget(self, tenant_id: UUID, workspace_id: UUID, user_id: UUID) -> None:
+        """Drops what this process knows of a role, before the announcement comes back."""
+        self._roles.drop(cache_key(tenant_id, workspace_id, user_id))
+
+    async def announce(self, scope: Scope, workspace_id: UUID, user_id: UUID) -> None:
+        """Tells all instances, when the transaction ends, that a role has changed."""
         if self._invalidation is not None:
             key = cache_key(scope.tenant_id, workspace_id, user_id)
             await self._invalidation.publish(scope, TOPIC, key)
-
-
-async def keep_an_owner(scope: Scope, workspace_id: UUID, user_id: UUID) -> None:
-    """Locks the workspace's owners. Raises LastOwner when this user is the only one."""
-    owners = await scope.fetch(LOCK_OWNERS, workspace_id)
-    if [row["user_id"] for row in owners] == [user_id]:
-        raise LastOwner(str(user_id))
 
 
 def cache_key(tenant_id: UUID, workspace_id: UUID, user_id: UUID) -> str:

@@ -14,6 +14,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from geko_proxy.accounts.registration import Registered, Registration
 from geko_proxy.accounts.tokens import Identity
+from geko_proxy.admin_api import routes
+from geko_proxy.admin_api.access import guarded
 from geko_proxy.exchange import Exchange, Request, Route
 from geko_proxy.metering.quotas import QuotaStore
 from geko_proxy.metering.reports import Reports
@@ -61,6 +63,20 @@ class Office:
         exchange.user = Identity(user_id, tenant.tenant_id, workspace.workspace_id, Role.OWNER, user_id)
         exchange.tenant = tenant
         return exchange, cast(web.BaseRequest, None)
+
+
+class Guarded:
+    """Endpoints behind the access rules that the route table declares for them, as the proxy calls them."""
+
+    def __init__(self, services: Services, endpoints: Any) -> None:
+        self._services = services
+        self._endpoints = endpoints
+        self._rows = {row[3].__func__: row for row in routes(services)}  # type: ignore[attr-defined]  # bound methods
+
+    def __getattr__(self, name: str) -> Any:
+        endpoint = getattr(self._endpoints, name)
+        _, path, rule, _ = self._rows[endpoint.__func__]
+        return guarded(self._services, path, rule, endpoint)
 
 
 @pytest.fixture

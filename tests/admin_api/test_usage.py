@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from geko_proxy.admin_api.usage import Usage, window_of
 from geko_proxy.errors import Refused
 from geko_proxy.metering.windows import Window, month_window
-from tests.admin_api.conftest import Office
+from tests.admin_api.conftest import Guarded, Office
 
 INSERT = """
 insert into usage_events (tenant_id, turn_id, run_id, seq, workspace_id, user_id, kind, model, provider, input_tokens,
@@ -37,7 +37,7 @@ async def test_members_see_themselves_and_the_total(office: Office, value: Calla
     await office.services.members.remove(
         office.first.tenant.tenant_id, office.first.workspace.workspace_id, office.users["viewer"]
     )
-    endpoint = Usage(office.services)
+    endpoint = cast(Usage, Guarded(office.services, Usage(office.services)))
     all_of_it = value(await endpoint.get(*office.call("admin")))
     assert [(row["email"], row["tokens"], row["turns"]) for row in all_of_it["byMember"]] == [
         ("owner@a.example", 30, 1),
@@ -57,7 +57,11 @@ async def test_members_see_themselves_and_the_total(office: Office, value: Calla
 async def test_another_month(office: Office, value: Callable[[Any], Any]) -> None:
     await use(office, "member", "gpt-4o", 7, datetime(2026, 2, 28, 23, 59, tzinfo=UTC))
     await use(office, "member", "gpt-4o", 9, datetime(2026, 3, 1, tzinfo=UTC))
-    report = value(await Usage(office.services).get(*office.call("owner", query="month=2026-02")))
+    report = value(
+        await cast(Usage, Guarded(office.services, Usage(office.services))).get(
+            *office.call("owner", query="month=2026-02")
+        )
+    )
     assert report["window"] == {
         "month": "2026-02",
         "startsAt": "2026-02-01T00:00:00Z",

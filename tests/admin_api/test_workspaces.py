@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from geko_proxy.admin_api.workspaces import Workspaces
 from geko_proxy.errors import Refused
-from tests.admin_api.conftest import Office
+from tests.admin_api.conftest import Guarded, Office
 
 Value = Callable[[Any], Any]
 
 
 @pytest.fixture
 def workspaces(office: Office) -> Workspaces:
-    return Workspaces(office.services)
+    return cast(Workspaces, Guarded(office.services, Workspaces(office.services)))
 
 
 async def refused(endpoint: Any, call: Any) -> Refused:

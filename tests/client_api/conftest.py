@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,16 +13,21 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from geko_proxy.accounts.one_time_tokens import OneTimeTokens
 from geko_proxy.accounts.registration import Registration
+from geko_proxy.accounts.sealing import Sealer
+from geko_proxy.accounts.second_factor import SecondFactors
 from geko_proxy.accounts.sessions import Sessions
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
+from geko_proxy.background import Background
 from geko_proxy.config.settings import AuthSettings, ServerSettings, Settings
 from geko_proxy.errors import UpstreamUnreachable
 from geko_proxy.exchange import Exchange, Request, Route
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
 from geko_proxy.workspaces.audit import Audit
+from geko_proxy.workspaces.hosts import WorkspaceHosts
 from geko_proxy.workspaces.members import MemberStore
 from geko_proxy.workspaces.tenants import TenantStore
 from geko_proxy.workspaces.workspaces import WorkspaceStore
@@ -31,6 +36,16 @@ LIBRECHAT_ID = "6b032e55267c468b9988490f"
 HOST = "geko.example"
 
 Call = Callable[..., tuple[Exchange, web.BaseRequest]]
+
+
+@dataclass
+class MailBox:
+    """Keeps what is sent: to, subject, text."""
+
+    mails: list[tuple[str, str, str]] = field(default_factory=list)
+
+    async def send(self, to: str, subject: str, text: str) -> None:
+        self.mails.append((to, subject, text))
 
 
 @dataclass
@@ -62,9 +77,10 @@ def librechat() -> FakeLibreChat:
 
 
 @pytest.fixture
-def services(database: Database, librechat: FakeLibreChat) -> Services:
+async def services(database: Database, librechat: FakeLibreChat) -> AsyncIterator[Services]:
     """What the endpoints of accounts need; the rest is not there."""
-    auth = AuthSettings(jwt_secret="s" * 40, default_token_limit=0)
+    auth = AuthSettings(jwt_secret="s" * 40, encryption_secret="e" * 40, default_token_limit=0)
+    sealer = Sealer(auth.encryption_secret)
     parts: dict[str, Any] = dict.fromkeys(Services.__dataclass_fields__)
     parts |= {
         "settings": Settings(server=ServerSettings(public_url="https://public.example"), auth=auth),
@@ -77,10 +93,18 @@ def services(database: Database, librechat: FakeLibreChat) -> Services:
         "workspaces": WorkspaceStore(database),
         "members": MemberStore(database),
         "audit": Audit(),
+        "hosts": WorkspaceHosts(database, None, ""),
+        "sealer": sealer,
+        "second_factors": SecondFactors(sealer),
+        "one_time_tokens": OneTimeTokens(database),
+        "background": Background(),
+        "mailer": MailBox(),
         "client": librechat,
         "shadows": librechat,
     }
-    return Services(**parts)
+    made = Services(**parts)
+    yield made
+    await made.background.stop(5)
 
 
 @pytest.fixture

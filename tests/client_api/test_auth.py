@@ -12,6 +12,7 @@ import pytest
 
 from geko_proxy.accounts.registration import Registered
 from geko_proxy.client_api.auth import Auth
+from geko_proxy.client_api.backoff import Rule
 from geko_proxy.client_api.login_limits import LoginLimits
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.errors import Refused
@@ -26,7 +27,7 @@ ANN = {"email": "Ann@Example.org", "password": PASSWORD, "name": "Ann", "tenantN
 
 @pytest.fixture
 def auth(services: Services) -> Auth:
-    return Auth(services, SignIns(services, LoginLimits(failures=3)))
+    return Auth(services, SignIns(services, LoginLimits(account=Rule(3, 60, 60, 600))))
 
 
 def value(reply: Reply) -> Any:

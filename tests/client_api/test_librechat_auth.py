@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from geko_proxy.client_api.backoff import Rule
 from geko_proxy.client_api.librechat_auth import LibreChatAuth
 from geko_proxy.client_api.login_limits import LoginLimits
 from geko_proxy.client_api.sign_in import SignIns
@@ -29,7 +30,7 @@ LOGIN = {"email": "Carol@example.com", "password": PASSWORD}
 
 @pytest.fixture
 def page(services: Services) -> LibreChatAuth:
-    return LibreChatAuth(services, SignIns(services, LoginLimits(failures=3)))
+    return LibreChatAuth(services, SignIns(services, LoginLimits(account=Rule(3, 300, 300, 600))))
 
 
 def value(reply: Reply) -> Any:

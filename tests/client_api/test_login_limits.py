@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from geko_proxy.client_api.login_limits import LoginLimits, network_of
-from geko_proxy.errors import Refused
+from geko_proxy.client_api.backoff import Rule
+from geko_proxy.client_api.login_limits import (
+    ACCOUNT,
+    EVERYWHERE,
+    RESET_NETWORK,
+    RESETS,
+    LoginLimits,
+    TooManyAttempts,
+    account_of,
+    network_of,
+)
 
 
 class Clock:
@@ -22,54 +31,109 @@ def clock() -> Clock:
 
 @pytest.fixture
 def limits(clock: Clock) -> LoginLimits:
-    return LoginLimits(failures=3, failures_per_address=5, registrations=2, window_s=300, clock=clock)
+    return LoginLimits(
+        account=Rule(3, 100, 400, 600),
+        network=Rule(5, 10, 100, 60),
+        everywhere=Rule(8, 1, 60, 600),
+        registrations=2,
+        clock=clock,
+    )
 
 
-def fail(limits: LoginLimits, times: int, ip: str = "192.0.2.1", email: str = "a@x.org") -> None:
+async def fail(limits: LoginLimits, times: int, ip: str = "192.0.2.1", email: str = "a@x.org") -> None:
     for _ in range(times):
-        limits.begin(ip, email)
+        await limits.begin(ip, email)
 
 
-def test_too_many_failures_of_an_account_from_an_address(limits: LoginLimits, clock: Clock) -> None:
-    fail(limits, 3)
-    clock.now += 100
-    with pytest.raises(Refused, match="try again after 4 minutes") as refused:
-        limits.begin("192.0.2.1", " A@X.org")
-    assert (refused.value.status, refused.value.retry_after_s) == (429, 200)
-    limits.begin("192.0.2.2", "a@x.org")  # the owner, from elsewhere
-    limits.begin("192.0.2.1", "b@x.org")  # a colleague behind the same address
-    clock.now += 201
-    fail(limits, 3)
+async def test_an_account_from_one_address(limits: LoginLimits, clock: Clock) -> None:
+    await fail(limits, 3)
+    clock.now += 20
+    with pytest.raises(TooManyAttempts, match="try again after 2 minutes") as refused:
+        await limits.begin("192.0.2.1", " A@X.org")
+    assert (refused.value.status, refused.value.retry_after_s, refused.value.rule) == (429, 80, "account")
+    await limits.begin("192.0.2.2", "a@x.org")  # the owner, from elsewhere
+    await limits.begin("192.0.2.1", "b@x.org")  # a colleague behind the same address
+    clock.now += 81
+    await fail(limits, 1)
+    with pytest.raises(TooManyAttempts) as refused:
+        await limits.begin("192.0.2.1", "a@x.org")
+    assert 100 < (refused.value.retry_after_s or 0) <= 200  # twice as long
 
 
-def test_refused_attempts_do_not_prolong_the_wait(limits: LoginLimits, clock: Clock) -> None:
-    fail(limits, 3)
+async def test_only_the_first_refusal_of_a_burst_is_reported(limits: LoginLimits, clock: Clock) -> None:
+    await fail(limits, 3)
+    begins = []
     for _ in range(20):
-        with pytest.raises(Refused):
-            limits.begin("192.0.2.1", "a@x.org")
-    clock.now += 301
-    limits.begin("192.0.2.1", "a@x.org")
+        with pytest.raises(TooManyAttempts) as refused:
+            await limits.begin("192.0.2.1", "a@x.org")
+        begins.append(refused.value.begins)
+    assert begins == [True] + [False] * 19
+    clock.now += 101  # and refused attempts do not prolong the wait
+    await limits.begin("192.0.2.1", "a@x.org")
 
 
-def test_many_accounts_from_one_address(limits: LoginLimits) -> None:
+async def test_many_accounts_from_one_address(limits: LoginLimits) -> None:
     for n in range(5):
-        limits.begin("2001:db8::1", f"user{n}@x.org")
-    with pytest.raises(Refused):
-        limits.begin("2001:db8::ffff:2", "user9@x.org")
+        await limits.begin("2001:db8::1", f"user{n}@x.org")
+    with pytest.raises(TooManyAttempts) as refused:
+        await limits.begin("2001:db8::ffff:2", "user9@x.org")
+    assert refused.value.rule == "network"
 
 
-def test_success_is_not_counted(limits: LoginLimits) -> None:
+async def test_one_account_from_many_addresses_and_its_owners_own_device(
+    limits: LoginLimits, clock: Clock
+) -> None:
+    for n in range(8):
+        await limits.begin(f"192.0.2.{n}", "a@x.org")
+    with pytest.raises(TooManyAttempts) as refused:
+        await limits.begin("192.0.2.99", "a@x.org")
+    assert (refused.value.rule, refused.value.retry_after_s) == ("everywhere", 1)
+    for n in range(20):  # they go on, from ever new addresses, whenever it is allowed
+        clock.now += 61
+        await limits.begin(f"203.0.113.{n}", "a@x.org")
+    await limits.begin("192.0.2.99", "a@x.org", "a known device")
+    with pytest.raises(TooManyAttempts) as refused:
+        await limits.begin("198.51.100.1", "a@x.org")
+    assert refused.value.retry_after_s == 60  # nobody waits longer for what others do
+
+
+async def test_success_is_not_counted(limits: LoginLimits) -> None:
     for _ in range(50):
-        limits.begin("192.0.2.1", "a@x.org")
-        limits.succeeded("192.0.2.1", "a@x.org")
+        await limits.begin("192.0.2.1", "a@x.org")
+        await limits.succeeded("192.0.2.1", "a@x.org")
+        await limits.begin("192.0.2.1", "a@x.org", "device")
+        await limits.succeeded("192.0.2.1", "a@x.org", "device")
 
 
 def test_registrations(limits: LoginLimits) -> None:
     limits.begin_registration("192.0.2.1")
     limits.begin_registration("192.0.2.1")
-    with pytest.raises(Refused, match="accounts created"):
+    with pytest.raises(TooManyAttempts, match="accounts created"):
         limits.begin_registration("192.0.2.1")
     limits.begin_registration("192.0.2.2")
+
+
+async def test_mails_to_one_address_end_in_silence_and_one_network_is_refused(limits: LoginLimits) -> None:
+    sent = [await limits.begin_reset(f"192.0.2.{n}", "a@x.org") for n in range(RESETS.free + 3)]
+    assert sent == [True] * RESETS.free + [False] * 3
+    for n in range(RESET_NETWORK.free):
+        assert await limits.begin_reset("198.51.100.1", f"user{n}@x.org")
+    with pytest.raises(TooManyAttempts) as refused:
+        await limits.begin_reset("198.51.100.1", "other@x.org")
+    assert refused.value.retry_after_s == RESET_NETWORK.base_s
+
+
+def test_the_pace_that_can_be_kept_up() -> None:
+    assert (
+        EVERYWHERE.cap_s <= 60
+    )  # decision 0027: strangers can delay an unknown device so long, and no longer
+    assert 3600 / ACCOUNT.leak_s <= 6
+
+
+def test_keys_show_no_address() -> None:
+    assert account_of(" A@X.org") == account_of("a@x.org") != account_of("b@x.org")
+    assert "x.org" not in account_of("a@x.org")
+    assert account_of("\ud800")
 
 
 @pytest.mark.parametrize(

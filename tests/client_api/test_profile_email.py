@@ -11,13 +11,19 @@ import msgspec
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from geko_proxy.accounts.one_time_tokens import OneTimeTokens, Purpose
+from geko_proxy.accounts.joining import Joining
+from geko_proxy.accounts.one_time_tokens import Purpose
 from geko_proxy.accounts.tokens import Identity
-from geko_proxy.client_api.profile_email import MAILS_AN_HOUR, WRONG_PASSWORDS, ProfileEmail
+from geko_proxy.client_api.login_limits import LoginLimits
+from geko_proxy.client_api.password_changes import PasswordChanges
+from geko_proxy.client_api.profile_email import MAILS_AN_HOUR, ProfileEmail
+from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
 from geko_proxy.mail import MailError
 from geko_proxy.services import Services
+from geko_proxy.workspaces.auto_join import AutoJoinStore
+from geko_proxy.workspaces.invitations import InvitationStore
 from geko_proxy.workspaces.roles import Role
 from tests.client_api.conftest import Call
 from tests.conftest import Account
@@ -45,6 +51,11 @@ class Mailbox:
         return found
 
 
+def built(services: Services) -> ProfileEmail:
+    limits = LoginLimits()
+    return ProfileEmail(services, PasswordChanges(services, SignIns(services, limits), limits))
+
+
 def token_in(text: str) -> str:
     (link,) = re.findall(r"https://public\.example/v1/auth/profile/email/confirm\?token=(\S+)", text)
     return unquote(link)
@@ -57,12 +68,14 @@ def mailbox() -> Mailbox:
 
 @pytest.fixture
 def mailing(services: Services, mailbox: Mailbox) -> Services:
-    return replace(services, mailer=mailbox, one_time_tokens=OneTimeTokens(services.database))
+    database, members = services.database, services.members
+    stores = InvitationStore(database), AutoJoinStore(database)
+    return replace(services, mailer=mailbox, joining=Joining(database, members, *stores, services.audit))
 
 
 @pytest.fixture
 def email(mailing: Services) -> ProfileEmail:
-    return ProfileEmail(mailing)
+    return built(mailing)
 
 
 def signed_in(call: tuple[Exchange, Any], account: Account, session_id: Any = None) -> tuple[Exchange, Any]:
@@ -174,7 +187,7 @@ async def test_it_takes_the_password_and_not_many_guesses(
 ) -> None:
     missing = await refused(email.change, signed_in(call({"email": NEW}), account))
     assert (missing.status, set(missing.details or {})) == (400, {"password"})
-    for _ in range(WRONG_PASSWORDS):
+    for _ in range(5):
         wrong = await refused(email.change, signed_in(call({**GOOD, "password": "guess"}), account))
         assert (wrong.status, wrong.code) == (403, "wrong_password")
     stopped = await refused(email.change, signed_in(call(GOOD), account))
@@ -213,7 +226,7 @@ async def test_bad_addresses(email: ProfileEmail, call: Call, account: Account, 
 
 
 async def test_without_mail(services: Services, call: Call, account: Account) -> None:
-    email = ProfileEmail(services)
+    email = built(replace(services, mailer=None))
     for endpoint in (email.change, email.verify):
         off = await refused(endpoint, signed_in(call(GOOD), account))
         assert (off.status, off.code) == (503, "mail_off")

@@ -178,3 +178,24 @@ def deltas(events: list[Any]) -> str:
 def read_events(raw: bytes) -> list[SseEvent]:
     """The events of a whole stream."""
     return SseParser().feed(raw)
+
+
+async def invite(owner: Person, role: str, email: str, workspace_id: str | None = None) -> Person:
+    """Somebody new in a workspace of the owner's, by an invitation; signed in there."""
+    workspace_id = workspace_id or owner.workspace_id
+    made = await owner.call("POST", f"/v1/workspaces/{workspace_id}/invitations", {"role": role})
+    assert made.status == 201, made
+    token = made.json["link"].rpartition("/")[2]
+    body = {"email": email, "name": role.title(), "password": PASSWORD}
+    answer = await post(owner.client, f"/v1/invitations/{token}/accept", body)
+    assert answer.status == 201, answer
+    found = answer.json
+    assert found["role"] == role
+    return Person(
+        owner.client,
+        email,
+        found["accessToken"],
+        found["refreshToken"],
+        found["workspace"]["id"],
+        found["tenant"]["id"],
+    )

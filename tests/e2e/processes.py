@@ -86,5 +86,7 @@ def geko_environment(dsn: str, librechat_url: str, **settings: str) -> dict[str,
         "GEKO_AUTH_ENCRYPTION_SECRET": ENCRYPTION_SECRET,
         "GEKO_SERVER_PORT": "0",
         "GEKO_FILTER_RATE_LIMIT_LIMIT": "100000",
+        "GEKO_AUTH_PASSWORD_CPU_SHARE": "64",
+        "GEKO_AUTH_PASSWORD_QUEUE": "1000",
         **settings,
     }

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from geko_proxy.errors import Refused, UpstreamError
+from geko_proxy.errors import EndStream, Refused, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Route
 from geko_proxy.filters.base import NoOptions
-from geko_proxy.filters.workspace import WorkspaceFilter
+from geko_proxy.filters.workspace import Watch, WorkspaceFilter
 from geko_proxy.librechat import ROWS
+from geko_proxy.sse import SseEvent
 from geko_proxy.workspaces.config import WorkspaceConfig
+from geko_proxy.workspaces.members import MemberStore
 from geko_proxy.workspaces.roles import Role
-from tests.fake_services import World, exchange_of, own_exchange, reply_of
+from tests.fake_services import World, exchange_of, identity, own_exchange, reply_of
 
 SMALL = WorkspaceConfig(models=("Mock/gpt-4o-mini",), mcp_servers=())
 CHAT = ("POST", "/api/agents/chat/Mock")
@@ -194,3 +196,49 @@ async def test_other_replies_are_left_alone() -> None:
 
 def test_it_sees_whatever_needs_an_account() -> None:
     assert set(Route) - WorkspaceFilter.routes == {Route.ASSET, Route.PUBLIC, Route.BLOCKED}
+
+
+class Members:
+    """The roles of one person, and a generation that the test moves."""
+
+    def __init__(self) -> None:
+        self.generation: int | None = 1
+        self.current: Role | None = Role.MEMBER
+        self.reads = 0
+
+    async def role(self, *_: object) -> Role | None:
+        self.reads += 1
+        return self.current
+
+
+async def look(watch: Watch) -> None:
+    found = watch.look(SseEvent.message({}))
+    if found is not None:
+        assert await found is None
+
+
+async def test_a_running_answer_looks_at_the_role_only_when_there_is_news() -> None:
+    members = Members()
+    watch = Watch(cast(MemberStore, members), identity())
+    for _ in range(5):
+        await look(watch)
+    assert members.reads == 1
+    members.generation = 2
+    await look(watch)
+    await look(watch)
+    assert members.reads == 2
+    members.generation, members.current = 3, None
+    with pytest.raises(EndStream, match="no longer a member"):
+        await look(watch)
+
+
+async def test_a_running_answer_ends_for_a_viewer_and_while_nothing_is_heard() -> None:
+    members = Members()
+    members.generation = None
+    watch = Watch(cast(MemberStore, members), identity())
+    for _ in range(5):
+        await look(watch)
+    assert members.reads == 1  # not once per event
+    members.generation, members.current = 4, Role.VIEWER
+    with pytest.raises(EndStream, match="role"):
+        await look(watch)

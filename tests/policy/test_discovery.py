@@ -68,7 +68,7 @@ def test_the_account_shows_the_person_and_keeps_its_id() -> None:
     found = discovery.filter_user(account, name="Pat", email="p@acme.test", username="pat", favorites=[])
     assert found == {
         "_id": "a", "id": "a", "name": "Pat", "email": "p@acme.test", "username": "pat",
-        "role": "USER", "favorites": [],
+        "role": "USER", "favorites": [], "twoFactorEnabled": False,
     }  # fmt: skip
 
 
@@ -85,6 +85,7 @@ def test_the_configuration_offers_gekos_own_sign_in_only() -> None:
         "emailEnabled": False,
         "registrationEnabled": True,
         "passwordResetEnabled": False,
+        "minPasswordLength": 8,
         "socialLogins": [],
         "ldap": {"enabled": False},
         "turnstile": {},

@@ -116,8 +116,10 @@ async def test_the_account_shows_the_person_with_usable_favourites() -> None:
     account = {"id": "a", "name": "s", "email": "s@x", "favorites": [{"agentId": "agent_big"}]}
     person = {"name": "Pat", "email": "p@acme.test", "username": ""}
     found = await rewrite(exchange_of("GET", "/api/user"), account)
-    assert found == account | person | {"favorites": []}
-    assert await rewrite(exchange_of("GET", "/api/user"), account, OPEN) == account | person
+    assert found == account | person | {"favorites": [], "twoFactorEnabled": False}
+    assert await rewrite(exchange_of("GET", "/api/user"), account, OPEN) == account | person | {
+        "twoFactorEnabled": False
+    }
 
 
 async def test_the_account_of_somebody_who_was_disabled_is_not_shown() -> None:

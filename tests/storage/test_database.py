@@ -11,7 +11,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from geko_proxy.accounts.oauth_accounts import OAuthAccounts, ProviderAccount
 from geko_proxy.accounts.registration import Registration
+from geko_proxy.accounts.sealing import Sealer
 from geko_proxy.accounts.sessions import Sessions
 from geko_proxy.accounts.shadow_store import ShadowStore
 from geko_proxy.errors import StoreError
@@ -25,7 +27,14 @@ select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = 'public' and c.relkind in ('r', 'p') order by 1"""
 
 # Not for geko_app at all: no policy, because there is no right.
-UNREACHABLE = {"login_emails", "schema_migrations", "signing_keys"}
+UNREACHABLE = {
+    "join_domains",
+    "login_emails",
+    "oauth_subjects",
+    "oauth_used_states",
+    "schema_migrations",
+    "signing_keys",
+}
 
 
 class Two(NamedTuple):
@@ -52,7 +61,9 @@ async def fill(database: Database, email: str) -> UUID:
     await ShadowStore(database).put_if_absent(*place, "a" * 24, email)
     await WorkspaceConfigStore(database).put(tenant, workspace, WorkspaceConfig())
     await SharedLinkStore(database).put(SharedLink(tenant, "link", workspace, user))
+    links = OAuthAccounts(database, Sealer("s" * 32))
     async with database.tenant(tenant) as scope:
+        await links.link(scope, user, ProviderAccount("acme", "https://id.test", email, email, {}))
         await Audit().record(
             scope, actor_user_id=user, action="test", target="t", ip=None, request_id=None, details={"n": 1}
         )
@@ -96,6 +107,7 @@ async def test_other_tenants_rows_cannot_be_read(database: Database, two: Two) -
         "shadow_accounts",
         "shared_links",
         "audit_log",
+        "oauth_tokens",
         "workspace_quotas",
     }
 
@@ -153,6 +165,12 @@ async def test_own_rows_cannot_be_given_to_another_tenant(database: Database, tw
         "select * from login_emails",
         "insert into login_emails values ('c@example.org', gen_random_uuid(), gen_random_uuid())",
         "delete from login_emails",
+        "select * from oauth_subjects",
+        "update oauth_subjects set user_id = gen_random_uuid()",
+        "delete from oauth_used_states",
+        "select * from join_domains",
+        "insert into join_domains values ('a.example', gen_random_uuid())",
+        "delete from join_domains",
         "select * from schema_migrations",
         "select * from signing_keys",
         "update signing_keys set retired_at = null",
