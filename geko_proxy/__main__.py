@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from geko_proxy import __version__
+from geko_proxy import __version__, keys_command
 from geko_proxy.config import Settings, load_settings
 from geko_proxy.errors import ConfigError, GekoError
 from geko_proxy.logs import set_up_logging
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(arguments.config)
         set_up_logging(settings.logging)
-        status: int = arguments.run(settings)
+        status: int = arguments.run(settings) if "action" not in arguments else _keys(settings, arguments)
     except GekoError as error:
         print(f"geko: {error}", file=sys.stderr)
         return 1
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, run, text in COMMANDS:
         commands.add_parser(name, help=text, description=text).set_defaults(run=run)
+    keys_command.add_parser(commands)
     return parser
 
 
@@ -83,12 +84,24 @@ def _migrate(settings: Settings) -> int:
 
 
 def _check_config(settings: Settings) -> int:
+    from geko_proxy.accounts import signing_key_files
+    from geko_proxy.accounts.signing_keys import BadKey
     from geko_proxy.filters.loader import check_filters
 
     settings.require_serving()
     check_filters(settings.filters)
+    if settings.auth.signing_keys:
+        try:
+            signing_key_files.load(Path(settings.auth.signing_keys).expanduser())
+        except BadKey as error:
+            raise ConfigError([f"auth.signing_keys: {error}"]) from None
     print("the configuration is valid")
     return 0
+
+
+def _keys(settings: Settings, arguments: argparse.Namespace) -> int:
+    _require_database(settings)
+    return _run(lambda: keys_command.run(settings, arguments))
 
 
 def _filters(settings: Settings) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from geko_proxy.accounts import passwords as password_hashes
 from geko_proxy.accounts.api_keys import ApiKeys
 from geko_proxy.accounts.hashing_pool import HashingPool
 from geko_proxy.accounts.joining import Joining
+from geko_proxy.accounts.last_seen import LastSeen
 from geko_proxy.accounts.oauth_accounts import OAuthAccounts
 from geko_proxy.accounts.one_time_tokens import OneTimeTokens
 from geko_proxy.accounts.password_policy import common_passwords
@@ -31,6 +33,8 @@ from geko_proxy.accounts.shadow import (
     ShadowPasswords,
 )
 from geko_proxy.accounts.shadow_store import ShadowStore
+from geko_proxy.accounts.signing_key_rotation import RotationPlan, SigningKeyRotation
+from geko_proxy.accounts.signing_key_store import SigningKeyStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
 from geko_proxy.admin_api.access import guarded
@@ -132,6 +136,9 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     await _prepare_hashing(settings, stack)
     services = _services(settings, database, invalidation, redis, client, mailer, background)
     stack.push_async_callback(services.oauth_providers.close)
+    for part in (services.signing_keys, services.last_seen):
+        await part.start()
+        stack.push_async_callback(part.stop)
     return services, upstream
 
 
@@ -156,6 +163,7 @@ def _services(
 ) -> Services:
     auth = settings.auth
     sealer = Sealer(auth.encryption_secret)
+    tokens = _tokens(settings)
     shadow_store = ShadowStore(database)
     passwords = ShadowPasswords(settings.librechat.shadow_secret, settings.librechat.shadow_email_domain)
     members = MemberStore(database, invalidation)
@@ -171,12 +179,10 @@ def _services(
         client=client,
         users=UserStore(database),
         registration=Registration(database, min_password=auth.password_min_length),
-        sessions=Sessions(
-            database, invalidation, ttl_s=auth.refresh_token_ttl_s, grace_s=auth.refresh_grace_s
-        ),
-        tokens=AccessTokens(
-            auth.jwt_secret, issuer=auth.issuer, audience=auth.audience, ttl_s=auth.access_token_ttl_s
-        ),
+        sessions=_sessions(settings, database, invalidation),
+        last_seen=LastSeen(database),
+        tokens=tokens,
+        signing_keys=_signing_keys(settings, database, invalidation, sealer, tokens),
         one_time_tokens=OneTimeTokens(database),
         oauth_accounts=OAuthAccounts(database, sealer),
         oauth_providers=Providers(settings.oauth, ProviderHttp()),
@@ -199,6 +205,44 @@ def _services(
         counter=TokenCounter(),
         turns=Turns(),
     )
+
+
+def _sessions(settings: Settings, database: Database, invalidation: Invalidation) -> Sessions:
+    auth = settings.auth
+    return Sessions(
+        database,
+        invalidation,
+        ttl_s=auth.refresh_token_ttl_s,
+        grace_s=auth.refresh_grace_s,
+        max_ttl_s=auth.session_max_ttl_s,
+    )
+
+
+def _tokens(settings: Settings) -> AccessTokens:
+    auth = settings.auth
+    return AccessTokens(
+        auth.jwt_secret,
+        issuer=auth.issuer,
+        audience=auth.audience,
+        ttl_s=auth.access_token_ttl_s,
+        signing=auth.signing,
+    )
+
+
+def _signing_keys(
+    settings: Settings, database: Database, invalidation: Invalidation, sealer: Sealer, tokens: AccessTokens
+) -> SigningKeyRotation:
+    auth = settings.auth
+    plan = RotationPlan(
+        algorithm=auth.signing,
+        token_ttl_s=auth.access_token_ttl_s,
+        rotation_days=auth.signing_key_rotation_days,
+        files=Path(auth.signing_keys).expanduser() if auth.signing_keys else None,
+    )
+    store = SigningKeyStore(database, sealer, invalidation)
+    signing_keys = SigningKeyRotation(store, invalidation, plan, tokens.use)
+    tokens.refresh_by(signing_keys.refresh)
+    return signing_keys
 
 
 def _credentials(settings: Settings, client: LibreChatClient, passwords: ShadowPasswords) -> Credentials:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from geko_proxy.accounts.api_keys import ApiKeys
     from geko_proxy.accounts.joining import Joining
+    from geko_proxy.accounts.last_seen import LastSeen
     from geko_proxy.accounts.oauth_accounts import OAuthAccounts
     from geko_proxy.accounts.one_time_tokens import OneTimeTokens
     from geko_proxy.accounts.registration import Registration
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from geko_proxy.accounts.sessions import Sessions
     from geko_proxy.accounts.shadow import ShadowAccounts
     from geko_proxy.accounts.shadow_store import ShadowStore
+    from geko_proxy.accounts.signing_key_rotation import SigningKeyRotation
     from geko_proxy.accounts.tokens import AccessTokens
     from geko_proxy.accounts.users import UserStore
     from geko_proxy.background import Background
@@ -57,7 +59,9 @@ class Services:
     users: UserStore
     registration: Registration
     sessions: Sessions
+    last_seen: LastSeen
     tokens: AccessTokens
+    signing_keys: SigningKeyRotation
     one_time_tokens: OneTimeTokens
     oauth_accounts: OAuthAccounts
     oauth_providers: Providers

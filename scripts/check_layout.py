@@ -50,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("relay", "http_server", "client_request", "door", "failures", "proxy"),
     ("client_api", "admin_api", "console"),
     ("app", "testing"),
-    ("server", "demo", "__main__"),
+    ("server", "demo", "keys_command", "__main__"),
 )
 LAYER_OF = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -102,6 +102,7 @@ def test_every_setting_can_be_set_by_each_of_its_variables(item: SettingDescript
         "a URL that starts with postgresql": "postgresql://u:p@h/db",
         "a URL that starts with redis": "rediss://h:6379/0",
         '"mint"': "login",
+        '"HS256"': "eddsa",
         '"refuse"': "pass",
         '"debug"': "error",
         '"off"': "smtp",
@@ -281,6 +282,9 @@ def test_a_secret_that_can_not_be_read_is_a_problem_that_does_not_show_it(files:
         ({"GEKO_AUTH_JWT_SECRET": ""}, "auth.jwt_secret: needed; set GEKO_AUTH_JWT_SECRET"),
         ({"GEKO_AUTH_JWT_SECRET": "short"}, "auth.jwt_secret: too weak"),
         ({"GEKO_AUTH_JWT_SECRET": "a" * 64}, "auth.jwt_secret: too weak"),
+        ({"GEKO_AUTH_JWT_SECRET": "", "GEKO_AUTH_SIGNING": "EdDSA"}, None),
+        ({"GEKO_AUTH_JWT_SECRET": "short", "GEKO_AUTH_SIGNING": "RS256"}, "auth.jwt_secret: too weak"),
+        ({"GEKO_AUTH_ENCRYPTION_SECRET": "changeme-" * 5}, "auth.encryption_secret: is a placeholder"),
         ({"GEKO_LIBRECHAT_SHADOW_SECRET": ""}, "librechat.shadow_secret: needed"),
         (
             {"LIBRECHAT_JWT_SECRET": "16f8c0ef4a5d391b26034086c628469d3f9f497f08163ab9b40137092f2909ef"},

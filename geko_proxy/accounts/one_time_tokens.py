@@ -18,7 +18,8 @@ import msgspec
 from geko_proxy.storage.database import Database, Scope
 
 SECRET_BYTES: Final = 32
-ENCODED: Final = re.compile(r"[A-Za-z0-9_-]{86}", re.ASCII)  # 16 + 16 + 32 bytes, without padding
+# 16 + 16 + 32 bytes, without padding and in one spelling: the last character has only two bits that count
+ENCODED: Final = re.compile(r"[A-Za-z0-9_-]{85}[AQgw]", re.ASCII)
 
 PUT: Final = """
 insert into one_time_tokens (tenant_id, token_id, user_id, purpose, token_hash, data, expires_at)

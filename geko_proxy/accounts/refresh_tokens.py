@@ -12,7 +12,8 @@ from typing import Final
 from uuid import UUID
 
 SECRET_BYTES: Final = 32
-ENCODED: Final = re.compile(r"[A-Za-z0-9_-]{86}", re.ASCII)  # 16 + 16 + 32 bytes, without padding
+# 16 + 16 + 32 bytes, without padding and in one spelling: the last character has only two bits that count
+ENCODED: Final = re.compile(r"[A-Za-z0-9_-]{85}[AQgw]", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

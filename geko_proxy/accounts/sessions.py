@@ -25,23 +25,26 @@ MAX_USER_AGENT: Final = 512
 INSERT: Final = """
 insert into sessions
     (tenant_id, session_id, user_id, workspace_id, token_hash, ip, user_agent, expires_at)
-values ($1, $2, $3, $4, $5, $6, $7, now() + $8::interval)
+values ($1, $2, $3, $4, $5, $6, $7, now() + least($8::interval, $9::interval))
 returning expires_at"""
 
+# $3: the longest life of a session, which counts at once when it is made shorter
 READ: Final = """
 select s.tenant_id, s.session_id, s.user_id, s.workspace_id, s.token_hash, s.previous_hash,
-    s.rotation_key, s.rotated_at, s.expires_at
+    s.rotation_key, s.rotated_at, least(s.expires_at, s.created_at + $3::interval) as expires_at
 from sessions s
 join users u on u.tenant_id = s.tenant_id and u.user_id = s.user_id
 where s.tenant_id = $1 and s.session_id = $2
-    and s.revoked_at is null and s.expires_at > now() and u.disabled_at is null"""
+    and s.revoked_at is null and s.expires_at > now() and s.created_at + $3::interval > now()
+    and u.disabled_at is null"""
 
 READ_LOCKED: Final = f"{READ} for update of s"
 
 ROTATE: Final = """
 update sessions
 set previous_hash = token_hash, token_hash = $3, rotation_key = $4, rotated_at = now(),
-    expires_at = now() + $5::interval, ip = $6, user_agent = $7
+    expires_at = least(now() + $5::interval, created_at + $8::interval), ip = $6, user_agent = $7,
+    last_seen_at = now()
 where tenant_id = $1 and session_id = $2
 returning expires_at"""
 
@@ -49,10 +52,19 @@ REVOKE: Final = """
 update sessions set revoked_at = now()
 where tenant_id = $1 and session_id = $2 and revoked_at is null"""
 
-
 REVOKE_OTHERS: Final = """
 update sessions set revoked_at = now()
 where tenant_id = $1 and user_id = $2 and session_id is distinct from $3 and revoked_at is null and expires_at > now()
+returning session_id"""
+
+REVOKE_IN_WORKSPACE: Final = """
+update sessions set revoked_at = now()
+where tenant_id = $1 and user_id = $2 and workspace_id = $3 and revoked_at is null and expires_at > now()
+returning session_id"""
+
+REVOKE_OWN: Final = """
+update sessions set revoked_at = now()
+where tenant_id = $1 and user_id = $2 and session_id = $3 and revoked_at is null and expires_at > now()
 returning session_id"""
 
 
@@ -139,8 +151,9 @@ class Family:
 class Sessions:
     """Opens, renews and ends sessions.
 
-    ttl_s: life of a session after its last renewal. grace_s: how long a replaced token is still answered
-    with its successor: tabs of one browser renew at the same moment (contract §2.4), and replies get lost.
+    ttl_s: life of a session after its last renewal. max_ttl_s: its whole life, however often renewed.
+    grace_s: how long a replaced token is still answered with its successor: tabs of one browser renew at the same
+    moment (contract §2.4), and replies get lost.
     """
 
     def __init__(
@@ -149,11 +162,13 @@ class Sessions:
         invalidation: Invalidation | None = None,
         ttl_s: float = 7 * 86400,
         grace_s: float = 30,
+        max_ttl_s: float = 30 * 86400,
     ) -> None:
         self._database = database
         self._invalidation = invalidation
         self._ttl = timedelta(seconds=ttl_s)
         self._grace = timedelta(seconds=grace_s)
+        self._max_ttl = timedelta(seconds=max_ttl_s)
         self._families: Cache[Family | None] = Cache(TOPIC, ttl_s=CACHE_TTL_S, invalidation=invalidation)
 
     @property
@@ -176,6 +191,7 @@ class Sessions:
                 ip,
                 printable(user_agent),
                 self._ttl,
+                self._max_ttl,
             )
         return OpenedSession(token.session_id, token.encode(), expires_at)
 
@@ -206,13 +222,15 @@ class Sessions:
 
     async def revoke_others(self, tenant_id: UUID, user_id: UUID, keep: UUID | None = None) -> int:
         """Ends all sessions of a user but one (None: all), on all instances at once; returns how many."""
-        async with self._database.tenant(tenant_id) as scope:
-            rows = await scope.fetch(REVOKE_OTHERS, user_id, keep)
-            for row in rows:
-                await self._announce(scope, cache_key(tenant_id, row["session_id"]))
-        for row in rows:
-            self._families.drop(cache_key(tenant_id, row["session_id"]))
-        return len(rows)
+        return await self._revoke(tenant_id, REVOKE_OTHERS, user_id, keep)
+
+    async def revoke_in_workspace(self, tenant_id: UUID, user_id: UUID, workspace_id: UUID) -> int:
+        """Ends a user's sessions in one workspace, on all instances at once; returns how many."""
+        return await self._revoke(tenant_id, REVOKE_IN_WORKSPACE, user_id, workspace_id)
+
+    async def revoke_own(self, tenant_id: UUID, user_id: UUID, session_id: UUID) -> bool:
+        """Ends a session if it is this user's; says whether it was and went on."""
+        return await self._revoke(tenant_id, REVOKE_OWN, user_id, session_id) == 1
 
     async def switch(self, tenant_id: UUID, session_id: UUID, workspace_id: UUID) -> datetime | None:
         """Moves a session to another workspace; when it ends, or None when it is over. The caller checks membership."""
@@ -241,10 +259,19 @@ class Sessions:
         """Whether a session is neither expired nor revoked and its user not disabled; cached for 60 s."""
         return await self._family(tenant_id, session_id) is not None
 
+    async def _revoke(self, tenant_id: UUID, sql: str, *args: object) -> int:
+        async with self._database.tenant(tenant_id) as scope:
+            rows = await scope.fetch(sql, *args)
+            for row in rows:
+                await self._announce(scope, cache_key(tenant_id, row["session_id"]))
+        for row in rows:
+            self._families.drop(cache_key(tenant_id, row["session_id"]))
+        return len(rows)
+
     async def _rotate(
         self, scope: Scope, token: RefreshToken, ip: str | None, user_agent: str | None
     ) -> Rotated | None:
-        row = await scope.fetch_row(READ_LOCKED, token.session_id)
+        row = await scope.fetch_row(READ_LOCKED, token.session_id, self._max_ttl)
         if row is None:
             raise InvalidSession("expired, revoked or unknown")
         family = Family.from_row(row)
@@ -252,7 +279,7 @@ class Sessions:
             key = secrets.token_bytes(32)
             successor = token.successor(key)
             expires_at = await scope.fetch_value(
-                ROTATE, token.session_id, successor.hash(), key, self._ttl, ip, user_agent
+                ROTATE, token.session_id, successor.hash(), key, self._ttl, ip, user_agent, self._max_ttl
             )
             return renewed(family.session, successor, expires_at)
         if family.rotation_key is not None and await self._in_grace(scope, family, token):
@@ -274,7 +301,7 @@ class Sessions:
 
     async def _load(self, tenant_id: UUID, session_id: UUID) -> Family | None:
         async with self._database.tenant(tenant_id) as scope:
-            row = await scope.fetch_row(READ, session_id)
+            row = await scope.fetch_row(READ, session_id, self._max_ttl)
         return None if row is None else Family.from_row(row)
 
     async def _announce(self, scope: Scope, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -10,7 +11,7 @@ from uuid import UUID
 from pypika import Parameter, PostgreSQLQuery, Table
 
 from geko_proxy.accounts.emails import normalise_email
-from geko_proxy.storage.database import Database
+from geko_proxy.storage.database import Database, Scope
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -24,8 +25,13 @@ COLUMNS: Final = (
     "username",
     "created_at",
     "disabled_at",
+    "email_verified_at",
+    "avatar",
+    "language",
+    "time_zone",
     "two_factor",
 )
+PROFILE: Final = frozenset({"name", "avatar", "language", "time_zone"})
 
 GET: Final = str(
     PostgreSQLQuery.from_(users)
@@ -52,6 +58,8 @@ FIND_LOGIN: Final = "select tenant_id, user_id from find_login_email($1)"
 class User:
     """Somebody who signs in. email: unique over all tenants, in lower case. disabled_at: None while active.
 
+    email_verified_at: None until the mailbox was shown to be theirs. avatar: an https or data: URL. language: BCP 47;
+    time_zone: IANA; None: not chosen.
     two_factor: a one-time code is asked for after the password.
     """
 
@@ -62,6 +70,10 @@ class User:
     username: str | None
     created_at: datetime
     disabled_at: datetime | None
+    email_verified_at: datetime | None = None
+    avatar: str | None = None
+    language: str | None = None
+    time_zone: str | None = None
     two_factor: bool = False
 
     @classmethod
@@ -110,6 +122,20 @@ class UserStore:
         async with self._database.tenant(tenant_id) as scope:
             row = await scope.fetch_row(GET, user_id)
         return None if row is None else row["password_hash"]
+
+    async def update_profile(self, scope: Scope, user_id: UUID, changes: Mapping[str, str | None]) -> User:
+        """Change some columns of PROFILE, checked before. Raises LookupError when there is no such user."""
+        query = PostgreSQLQuery.update(users)
+        for number, column in enumerate(sorted(changes), 3):
+            if column not in PROFILE:
+                raise ValueError(column)
+            query = query.set(column, Parameter(f"${number}"))
+        query = query.where(users.tenant_id == Parameter("$1")).where(users.user_id == Parameter("$2"))
+        values = [changes[column] for column in sorted(changes)]
+        row = await scope.fetch_row(f"{query} returning *", user_id, *values)
+        if row is None:
+            raise LookupError(str(user_id))
+        return User.from_row(row)
 
     async def set_password(self, tenant_id: UUID, user_id: UUID, password_hash: str) -> None:
         """Stores a new password hash. Sessions stay: whoever changes a password ends those he means to."""

@@ -9,6 +9,7 @@ from geko_proxy.admin_api.api_keys import ApiKeyEndpoints, KeyChangeBody, NewKey
 from geko_proxy.admin_api.auto_join import AutoJoinBody, AutoJoinReply, AutoJoins
 from geko_proxy.admin_api.invitations import InvitationReply, Invitations, InvitationsReply, InviteBody
 from geko_proxy.admin_api.members import MemberReply, Members, MembersReply, RoleBody
+from geko_proxy.admin_api.sessions import MemberSessions
 from geko_proxy.admin_api.usage import Usage, UsageReply
 from geko_proxy.admin_api.workspaces import (
     ConfigBody,
@@ -73,13 +74,14 @@ def workspace_routes(services: Services) -> list[Row]:
 
 def member_routes(services: Services) -> list[Row]:
     """Who is in a workspace."""
-    members = Members(services)
+    members, sessions = Members(services), MemberSessions(services)
     leave = in_workspace(Permission.WRITE_SETTINGS, or_self=True)
     member = f"{ONE}/members/{{userId}}"
     return [
         ("GET", f"{ONE}/members", own("members.list", READ, None, MembersReply), members.list_all),
         ("PATCH", member, own("members.role", WRITE, RoleBody, MemberReply), members.set_role),
         ("DELETE", member, own("members.remove", leave, None, None, 204), members.remove),
+        ("DELETE", f"{member}/sessions", own("members.sessions.revoke", WRITE), sessions.revoke),
     ]
 
 

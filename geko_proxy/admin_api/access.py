@@ -9,6 +9,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from geko_proxy.client_api.validation import read_uuid as read_uuid
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply, Route
 from geko_proxy.librechat import Rule
@@ -154,11 +155,3 @@ async def record_in(
         request_id=exchange.id,
         details=details,
     )
-
-
-def read_uuid(text: str) -> UUID | None:
-    """The UUID of a path's segment in its usual form, None where it is none."""
-    try:
-        return UUID(text) if len(text) == 36 else None
-    except ValueError:
-        return None

@@ -9,11 +9,14 @@ from geko_proxy.client_api.chat import Chat, StartChat
 from geko_proxy.client_api.chat_message import SendBody
 from geko_proxy.client_api.health import Health
 from geko_proxy.client_api.invitations import AcceptBody, AcceptedReply, Invited, OfferReply
+from geko_proxy.client_api.jwks import Jwks
 from geko_proxy.client_api.librechat_auth import LibreChatAuth
 from geko_proxy.client_api.login_limits import LoginLimits
 from geko_proxy.client_api.oauth import LinkBody, OAuth
 from geko_proxy.client_api.password_changes import PasswordChanges
 from geko_proxy.client_api.passwords import ForgotBody, PasswordChangeBody, Passwords, ResetBody
+from geko_proxy.client_api.profile import Profile, ProfileBody
+from geko_proxy.client_api.profile_email import ConfirmEmailBody, EmailBody, ProfileEmail
 from geko_proxy.client_api.rules import for_all, own
 from geko_proxy.client_api.second_factor import (
     LibreChatSecondFactor,
@@ -23,6 +26,7 @@ from geko_proxy.client_api.second_factor import (
     TotpProofBody,
 )
 from geko_proxy.client_api.second_factor_changes import SecondFactorChanges
+from geko_proxy.client_api.sessions import OwnSessions
 from geko_proxy.client_api.shapes import MeReply, TokensReply
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.exchange import Route
@@ -58,6 +62,7 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     health = Health(services)
     public, mine = Route.PUBLIC, Route.OWN
     return [
+        *_account(services, changes),
         *_passwords(services, sign_ins, changes),
         *_second_factor(services, page, changes),
         (
@@ -100,6 +105,35 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
         ("GET", "/health", Rule(public, "health"), health.health),
         ("GET", "/healthz", Rule(public, "healthz"), health.alive),
         ("GET", "/readyz", Rule(public, "readyz"), health.ready),
+    ]
+
+
+def _account(services: Services, changes: PasswordChanges) -> list[tuple[str, str, Rule, Endpoint]]:
+    jwks, sessions = Jwks(services), OwnSessions(services)
+    profile, email = Profile(services), ProfileEmail(services, changes)
+    path, every = "/v1/auth/profile", "/v1/auth/sessions"
+    ask = for_all("auth.profile.email.ask")._replace(media=(HTML,))
+    confirm = for_all("auth.profile.email.confirm", ConfirmEmailBody)._replace(
+        media=("application/json", HTML)
+    )
+    change = own("auth.profile.email", SIGNED_IN, EmailBody, status=202)
+    verify = own("auth.profile.email.verify", SIGNED_IN, status=202)
+    return [
+        ("GET", "/v1/auth/jwks.json", for_all("auth.jwks"), jwks.get),
+        ("GET", every, own("auth.sessions.list", SIGNED_IN), sessions.list_mine),
+        ("DELETE", every, own("auth.sessions.revoke_others", SIGNED_IN), sessions.revoke_others),
+        (
+            "DELETE",
+            f"{every}/{{sessionId}}",
+            own("auth.sessions.revoke", SIGNED_IN, status=204),
+            sessions.revoke,
+        ),
+        ("GET", path, own("auth.profile.get", SIGNED_IN), profile.get),
+        ("PATCH", path, own("auth.profile.patch", SIGNED_IN, ProfileBody), profile.patch),
+        ("POST", f"{path}/email", change, email.change),
+        ("POST", f"{path}/email/verify", verify, email.verify),
+        ("GET", f"{path}/email/confirm", ask, email.ask),
+        ("POST", f"{path}/email/confirm", confirm, email.confirm),
     ]
 
 

@@ -128,6 +128,7 @@ def user_object(account: Mapping[str, Any], user: User) -> dict[str, Any]:
         "name": user.name,
         "username": user.username or "",
         "email": user.email,
+        "avatar": user.avatar or account.get("avatar"),
         "emailVerified": True,
         "provider": "local",
         "twoFactorEnabled": user.two_factor,

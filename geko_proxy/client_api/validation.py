@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -47,3 +48,11 @@ def invalid(problems: Mapping[str, str]) -> Refused:
     """The refusal of a body. problems: field → what is wrong with it, for people."""
     named = "; ".join(f"{field}: {problem}" for field, problem in problems.items())
     return Refused(400, "invalid_request", f"The request is not valid: {named}", details=problems)
+
+
+def read_uuid(text: str) -> UUID | None:
+    """The UUID of a path's segment in its usual form, None where it is none."""
+    try:
+        return UUID(text) if len(text) == 36 else None
+    except ValueError:
+        return None

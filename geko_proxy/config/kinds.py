@@ -89,6 +89,18 @@ def choice(*allowed: str) -> Kind[str]:
     return Kind(" or ".join(f'"{word}"' for word in allowed), check, parse=lambda text: text.strip().lower())
 
 
+def word(*allowed: str) -> Kind[str]:
+    """Make a kind for one of a few names that have capital letters; any spelling of them will do."""
+    by_spelling = {name.lower(): name for name in allowed}
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or value.lower() not in by_spelling:
+            raise ValueError
+        return by_spelling[value.lower()]
+
+    return Kind(" or ".join(f'"{name}"' for name in allowed), check)
+
+
 def text(expected: str = "text") -> Kind[str]:
     """Make a kind for any text without control characters; empty is allowed."""
     return Kind(expected, _string)

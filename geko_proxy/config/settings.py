@@ -23,6 +23,7 @@ from geko_proxy.config.kinds import (
     origins,
     server_url,
     text,
+    word,
     workspace_hosts,
 )
 from geko_proxy.config.oauth_settings import OAuthProviderSettings
@@ -191,7 +192,25 @@ class RedisSettings:
 class AuthSettings:
     """GEKO's own accounts and tokens."""
 
-    jwt_secret: str = setting("", text(), "Key that signs GEKO's access tokens.", secret=True)
+    signing: str = setting(
+        "HS256",
+        word("HS256", "EdDSA", "RS256"),
+        "How access tokens are signed: HS256 with jwt_secret; EdDSA or RS256 with keys that others can verify by.",
+    )
+    jwt_secret: str = setting(
+        "",
+        text(),
+        "Key that signs access tokens by HS256; if it is set beside another signing, its tokens are still accepted.",
+        secret=True,
+    )
+    signing_keys: str = setting(
+        "",
+        text("the path of a folder with PEM files, or of one"),
+        "Keys for EdDSA or RS256; empty: GEKO makes them and keeps them, encrypted, in the database.",
+    )
+    signing_key_rotation_days: int = setting(
+        90, integer(0, 3650), "Age at which a key in the database is replaced; 0: only by `geko keys rotate`."
+    )
     encryption_secret: str = setting(
         "", text(), "Key that encrypts what GEKO keeps for others: providers' tokens, TOTP keys.", secret=True
     )
@@ -203,6 +222,9 @@ class AuthSettings:
         "Life of an access token; LibreChat's client renews it 120 s before its end.",
     )
     refresh_token_ttl_s: int = setting(604_800, integer(3600), "Life of a session without use.")
+    session_max_ttl_s: int = setting(
+        2_592_000, integer(3600), "Life of a session, however much it is used; then one signs in again."
+    )
     refresh_grace_s: int = setting(
         30, integer(0, 600), "How long the previous refresh token still works, for tabs that renew at once."
     )
@@ -331,10 +353,11 @@ class Settings:
 
     def _secret_problems(self) -> Iterator[str]:
         needed = {
-            "auth.jwt_secret": self.auth.jwt_secret,
             "auth.encryption_secret": self.auth.encryption_secret,
             "librechat.shadow_secret": self.librechat.shadow_secret,
         }
+        if self.auth.signing == "HS256" or self.auth.jwt_secret:
+            needed["auth.jwt_secret"] = self.auth.jwt_secret
         if self.librechat.identity == "mint":
             needed["librechat.jwt_secret"] = self.librechat.jwt_secret
             if self.librechat.secure_images:

@@ -50,10 +50,12 @@ class AuthFilter(Filter):
         self._server = services.settings.server
         self._tokens = services.tokens
         self._sessions = services.sessions
+        self._last_seen = services.last_seen
         self._hosts = services.hosts
         self._recent: Recent[Identity] = Recent(services.sessions)
         self._api_keys = services.api_keys
         self._recent_keys: Recent[tuple[ApiKey, Identity]] = Recent(services.api_keys, services.members)
+        services.tokens.on_change(self._recent.clear)
         self._flushing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -73,7 +75,7 @@ class AuthFilter(Filter):
             exchange.api_key = key
             check_key(exchange, key)
         elif token and scheme.lower() == "bearer":
-            exchange.user = await self._from_token(token.strip(), exchange.started_at)
+            exchange.user = await self._from_token(token.strip(), exchange)
         elif exchange.route is Route.MEDIA:
             exchange.user = await self._from_cookie(exchange)
         elif exchange.operation not in ANONYMOUS_OPERATIONS:
@@ -82,19 +84,21 @@ class AuthFilter(Filter):
             await self._hosts.require(exchange, exchange.user.workspace_id)
         return None
 
-    async def _from_token(self, token: str, now: float) -> Identity:
-        recent = self._recent.get(token)
+    async def _from_token(self, token: str, exchange: Exchange) -> Identity:
+        recent, now = self._recent.get(token), exchange.started_at
         if recent is not None and recent.expires_at > now:
             return recent
-        stamp = self._recent.stamp()
+        stamp, ring = self._recent.stamp(), self._tokens.ring
         try:
-            identity = self._tokens.verify(token, now)
+            identity = await self._tokens.check(token, now)
         except InvalidToken as error:
             text = "jwt expired" if error.reason == "expired" else "invalid token"  # LibreChat's words
             raise unauthorized("invalid_token", text) from None
         if not await self._sessions.is_active(identity.tenant_id, identity.session_id):
             raise unauthorized("session_over", "The session is over. Sign in again.")
-        self._recent.put(token, identity, stamp)
+        self._last_seen.note(identity.tenant_id, identity.session_id, exchange.request.client_ip)
+        if ring is self._tokens.ring:  # else the token's key may have been retired while we asked
+            self._recent.put(token, identity, stamp)
         return identity
 
     async def _from_key(self, text: str, now: float) -> tuple[ApiKey, Identity]:

@@ -43,9 +43,13 @@ def filter_user(
     email: str,
     username: str,
     favorites: list[Any] | None,
+    avatar: str | None = None,
     two_factor: bool = False,
 ) -> Any:
-    """GET /api/user: the person, not the shadow account. Its id stays: paths are built with it (contract trap 25)."""
+    """GET /api/user: the person, not the shadow account. Its id stays: paths are built with it (contract trap 25).
+
+    avatar: None: the picture that was uploaded in LibreChat's own settings stays.
+    """
     user = {
         **_object(value),
         "name": name,
@@ -53,6 +57,8 @@ def filter_user(
         "username": username,
         "twoFactorEnabled": two_factor,
     }
+    if avatar is not None:
+        user["avatar"] = avatar
     if favorites is not None and "favorites" in user:
         user["favorites"] = favorites
     return user

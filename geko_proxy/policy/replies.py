@@ -58,6 +58,7 @@ async def user(value: Any, exchange: Exchange, guard: Guard, services: Services)
         email=person.email,
         username=person.username or "",
         favorites=favorites,
+        avatar=person.avatar,
         two_factor=person.two_factor,
     )
 

@@ -51,3 +51,7 @@ class Recent(Generic[V]):
         if len(self._values) >= MAX_ENTRIES:
             self._values.clear()
         self._values[key] = (stamp, monotonic() + self._ttl_s, value)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._values.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import asyncpg
@@ -218,3 +219,65 @@ async def test_a_session_is_the_tenants_own(sessions: Sessions, account: Account
     assert not await sessions.is_active(stranger.tenant_id, opened.session_id)
     await sessions.revoke(stranger.tenant_id, opened.session_id)
     assert await sessions.is_active(account.tenant_id, opened.session_id)
+
+
+async def test_the_whole_life_has_an_end_that_no_renewal_moves(
+    database: Database, account: Account, dsn: str
+) -> None:
+    sessions = Sessions(database, ttl_s=7 * 86400, max_ttl_s=30 * 86400)
+    opened = await open_session(sessions, account)
+    await change(dsn, "created_at = now() - interval '28 days'")
+    rotated = await sessions.rotate(opened.refresh_token, None, None)
+    left = rotated.expires_at - datetime.now(UTC)
+    assert timedelta(days=1, hours=23) < left <= timedelta(days=2)
+    assert await sessions.find(rotated.refresh_token) is not None
+    await change(dsn, "created_at = now() - interval '30 days'")
+    with pytest.raises(InvalidSession):
+        await sessions.rotate(rotated.refresh_token, None, None)
+    assert await Sessions(database).find(rotated.refresh_token) is None
+
+
+async def test_a_shorter_whole_life_counts_for_sessions_that_are_there(
+    database: Database, account: Account, dsn: str
+) -> None:
+    opened = await open_session(Sessions(database), account)
+    await change(dsn, "created_at = now() - interval '2 hours'")
+    stricter = Sessions(database, max_ttl_s=3600)
+    assert await stricter.find(opened.refresh_token) is None
+    assert not await stricter.is_active(account.tenant_id, opened.session_id)
+    assert (await open_session(stricter, account)).expires_at - datetime.now(UTC) <= timedelta(hours=1)
+
+
+async def test_twenty_refreshes_at_once_leave_one_family(
+    database: Database, account: Account, dsn: str
+) -> None:
+    instances = [Sessions(database), Sessions(database)]
+    opened = await open_session(instances[0], account)
+    answers = await asyncio.gather(
+        *(instances[number % 2].rotate(opened.refresh_token, None, None) for number in range(20))
+    )
+    assert {answer.session_id for answer in answers} == {opened.session_id}
+    (newest,) = {answer.refresh_token for answer in answers}
+    connection = await asyncpg.connect(dsn)
+    (row,) = await connection.fetch("select token_hash, previous_hash, revoked_at from sessions")
+    await connection.close()
+    expected = (RefreshToken.decode(newest).hash(), RefreshToken.decode(opened.refresh_token).hash(), None)
+    assert tuple(row) == expected
+
+
+async def test_sessions_are_ended_by_person_and_workspace(
+    database: Database, account: Account, stranger: Account
+) -> None:
+    sessions = Sessions(database)
+    mine = [await open_session(sessions, account) for _ in range(3)]
+    theirs = await open_session(sessions, stranger)
+    assert not await sessions.revoke_own(stranger.tenant_id, stranger.user_id, mine[0].session_id)
+    assert not await sessions.revoke_own(account.tenant_id, uuid4(), mine[0].session_id)
+    assert await sessions.revoke_own(account.tenant_id, account.user_id, mine[0].session_id)
+    assert not await sessions.revoke_own(account.tenant_id, account.user_id, mine[0].session_id)
+    assert await sessions.revoke_in_workspace(account.tenant_id, account.user_id, uuid4()) == 0
+    place = (account.tenant_id, account.user_id, account.workspace_id)
+    assert await sessions.revoke_in_workspace(*place) == 2
+    for session in mine:
+        assert not await sessions.is_active(account.tenant_id, session.session_id)
+    assert await sessions.is_active(stranger.tenant_id, theirs.session_id)

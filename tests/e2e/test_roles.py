@@ -24,6 +24,9 @@ from tests.e2e.processes import Running
 
 # Whoever opens one more route to everybody says so here too.
 OPEN_TO_ALL = {
+    "auth.jwks",
+    "auth.profile.email.ask",
+    "auth.profile.email.confirm",
     "oauth.callback",
     "oauth.error_page",
     "oauth.providers",
@@ -40,6 +43,7 @@ OPEN_TO_ALL = {
     "invitations.accept",
     "openapi",
 }
+WITHOUT_BODY = {"auth.profile.email.verify"}
 ACCESS_CODES = {
     "not_signed_in",
     "invalid_token",
@@ -139,7 +143,7 @@ async def test_each_role_on_each_route(
     access = operation.says["x-geko-access"]
     answer = await ask(client, operation, office, who)
     code = answer.json["error"]["code"] if answer.status >= 400 else ""
-    assert answer.status < 500, answer
+    assert answer.status < 500 or code == "mail_off", answer
     if access["place"] == "public":
         assert code not in ACCESS_CODES or (operation.id, code) == ("auth.refresh", "not_signed_in")
     elif who == "anonymous":
@@ -183,7 +187,7 @@ async def test_the_document_is_valid_and_holds_every_route(client: aiohttp.Clien
     } == OPEN_TO_ALL
     for operation in OPERATIONS:
         assert operation.says["summary"], operation.id
-        if operation.method in ("POST", "PUT", "PATCH"):
+        if operation.method in ("POST", "PUT", "PATCH") and operation.id not in WITHOUT_BODY:
             assert "requestBody" in operation.says, operation.id
 
 
