@@ -86,7 +86,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
 
 
 async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Upstream]:
-    missing = await pending(settings.database.url, MIGRATIONS)
+    missing = await pending(settings.database.reaches_server, MIGRATIONS)
     if missing:
         raise ConfigError([f"database: not migrated ({', '.join(missing)}); run `geko migrate`"])
     database = await Database.open(
@@ -96,7 +96,7 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
         statement_cache_size=settings.database.statement_cache_size,
     )
     stack.push_async_callback(database.close)
-    invalidation = Invalidation(settings.database.url)
+    invalidation = Invalidation(settings.database.reaches_server)
     await invalidation.start()
     stack.push_async_callback(invalidation.stop)
     redis = Redis.from_url(settings.redis.url, socket_timeout=1.0) if settings.redis.url else None

@@ -156,11 +156,23 @@ class DatabaseSettings:
         aliases=("DATABASE_URL",),
         secret=True,
     )
+    direct_url: str = setting(
+        "",
+        server_url("postgresql", "postgres"),
+        "The same database without PgBouncer, for LISTEN and migrations; empty: `url` is direct.",
+        aliases=("DATABASE_DIRECT_URL",),
+        secret=True,
+    )
     pool_min: int = setting(1, integer(0, 1000), "Connections kept open.")
     pool_max: int = setting(10, integer(1, 1000), "Most connections of one GEKO process.")
     statement_cache_size: int = setting(
         100, integer(0, 10_000), "Prepared statements per connection; 0 behind PgBouncer in transaction mode."
     )
+
+    @property
+    def reaches_server(self) -> str:
+        """The address for what a pooler in transaction mode cannot do: LISTEN, and locks of a session."""
+        return self.direct_url or self.url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,8 +94,11 @@ class Scope(System):
 class Database:
     """A pool of connections to PostgreSQL 15 or later, directly or through PgBouncer in transaction mode."""
 
-    def __init__(self, pool: asyncpg.Pool[Record], dsn: str, acquire_timeout_s: float) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[Record], dsn: str, acquire_timeout_s: float, *, keeps_statements: bool = True
+    ) -> None:
         self._pool = pool
+        self._keeps_statements = keeps_statements
         self._acquire_timeout_s = acquire_timeout_s
         self.dsn = dsn
         self.max_size = pool.get_max_size()
@@ -125,7 +128,7 @@ class Database:
                 server_settings={"application_name": "geko"},
                 reset=leave_as_is,
             )
-        return cls(pool, dsn, acquire_timeout_s)
+        return cls(pool, dsn, acquire_timeout_s, keeps_statements=statement_cache_size > 0)
 
     async def close(self) -> None:
         """Waits for running transactions, then closes every connection."""
@@ -143,7 +146,12 @@ class Database:
         """
         with lost_is_store_error():
             async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
-                return await connection.fetchrow(sql, *args)
+                if self._keeps_statements:
+                    return await connection.fetchrow(sql, *args)
+                # It is prepared in one round trip and run in the next. PgBouncer may pass them to two servers, and
+                # the second then runs what somebody else prepared there, unless a transaction holds them together.
+                async with connection.transaction():
+                    return await connection.fetchrow(sql, *args)
 
     @asynccontextmanager
     async def tenant(self, tenant_id: UUID) -> AsyncIterator[Scope]:
