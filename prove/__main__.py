@@ -13,7 +13,7 @@ import uvloop
 
 from bench.cores import machine
 from bench.processes import BenchError
-from prove import listeners, races
+from prove import kills, listeners, races
 from prove.report import Row, summary, table
 from prove.stage import Stage, open_stage
 
@@ -22,6 +22,8 @@ SCENARIOS: dict[str, Scenario] = {
     "race": races.half_fits,
     "listeners": listeners.normal_ends,
     "stops": listeners.stops,
+    "kill": kills.killed_instance,
+    "restart": kills.restarted_database,
 }
 
 

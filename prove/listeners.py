@@ -121,7 +121,7 @@ async def stops(stage: Stage) -> Row:
 async def _stopped(user: User, chance: random.Random) -> tuple[Attempt, Heard, int]:
     await asyncio.sleep(chance.uniform(0, 2))
     person = user.at[chance.randrange(2)]
-    attempt = await send(person, "tokens=400 delay_ms=25", messageId=str(uuid4()))
+    attempt = await send(person, "tokens=400 word=river delay_ms=25", messageId=str(uuid4()))
     if attempt.conversation is None:
         return attempt, Heard(attempt.status), 0
     listening = asyncio.create_task(listen(person, attempt.conversation))

@@ -101,7 +101,7 @@ async def _insist(
     attempts: list[Attempt] = []
     deadline = time.monotonic() + GIVE_UP_S
     while time.monotonic() < deadline:
-        attempt = await send(user.at[at], f"tokens={tokens} delay_ms=40")
+        attempt = await send(user.at[at], f"tokens={tokens} word=river delay_ms=40")
         attempts.append(attempt)
         if attempt.conversation is not None:
             return attempts, await listen(user.at[at], attempt.conversation)
