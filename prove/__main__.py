@@ -13,7 +13,7 @@ import uvloop
 
 from bench.cores import machine
 from bench.processes import BenchError
-from prove import kills, listeners, races
+from prove import cost, kills, listeners, periods, races
 from prove.report import Row, summary, table
 from prove.stage import Stage, open_stage
 
@@ -24,6 +24,10 @@ SCENARIOS: dict[str, Scenario] = {
     "stops": listeners.stops,
     "kill": kills.killed_instance,
     "restart": kills.restarted_database,
+    "month": periods.month_ends,
+    "zone": periods.zone_changes,
+    "lowered": periods.limit_lowered,
+    "cost": cost.in_process,
 }
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import aiohttp
@@ -106,9 +106,11 @@ class Books:
         charges = {row["conversation_id"]: row for row in await self.fetch(CHARGES, UUID(workspace_id))}
         found: dict[str | None, Charged] = {}
         for conversation in states.keys() | charges.keys():
-            row = charges.get(conversation)
-            amounts = (row["tokens"], row["estimated"], row["recoveries"]) if row else (0, False, 0)
-            found[conversation] = Charged(*amounts, tuple(states.get(conversation, ())))
+            booked = charges.get(conversation)
+            paid = (
+                Charged(booked["tokens"], booked["estimated"], booked["recoveries"]) if booked else Charged()
+            )
+            found[conversation] = replace(paid, states=tuple(states.get(conversation, ())))
         return found
 
     async def produced(self, conversations: Collection[str]) -> dict[str, Produced]:

@@ -25,5 +25,5 @@ def ahead(seconds: float) -> type[datetime]:
 
 
 if __name__ == "__main__":
-    quota.datetime = ahead(float(sys.argv.pop(1)))  # type: ignore[misc]
+    vars(quota)["datetime"] = ahead(float(sys.argv.pop(1)))
     sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
 
@@ -26,7 +25,7 @@ async def killed_instance(stage: Stage) -> Row:
     doomed = stage.instances[1]
     begun = time.monotonic()
     lengths = [stage.random.randint(100, 400) for _ in range(number)]
-    attempts = await asyncio.gather(*(_begin(user, 1, tokens) for tokens in lengths))
+    attempts = await asyncio.gather(*(_begin(user, 1, tokens, stage.random.random()) for tokens in lengths))
     listening = [asyncio.create_task(listen(user.at[1], each)) for each in _conversations(attempts)]
     await asyncio.sleep(stage.random.uniform(3, 8))
     running = (await stage.books.window(user.workspace_id)).leases
@@ -52,8 +51,8 @@ async def killed_instance(stage: Stage) -> Row:
     return row
 
 
-async def _begin(user: User, at: int, tokens: int) -> Attempt:
-    await asyncio.sleep(random.random())  # what is ordered is seeded, the moment is not
+async def _begin(user: User, at: int, tokens: int, wait_s: float) -> Attempt:
+    await asyncio.sleep(wait_s)
     return await send(user.at[at], f"tokens={tokens} word=river delay_ms=50")
 
 
@@ -101,7 +100,7 @@ async def restarted_database(stage: Stage) -> Row:
     begun = time.monotonic()
     chance = stage.random
     orders = [(chance.randrange(2), chance.randint(40, 350)) for _ in range(number)]
-    attempts = await asyncio.gather(*(_begin(user, *order) for order in orders))
+    attempts = await asyncio.gather(*(_begin(user, *order, chance.random()) for order in orders))
     listening = [
         asyncio.create_task(listen(user.at[at], each.conversation))
         for (at, _), each in zip(orders, attempts, strict=True)
