@@ -94,6 +94,7 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
         min_size=settings.database.pool_min,
         max_size=settings.database.pool_max,
         statement_cache_size=settings.database.statement_cache_size,
+        direct_dsn=settings.database.direct_url,
     )
     stack.push_async_callback(database.close)
     invalidation = Invalidation(settings.database.reaches_server)

@@ -159,7 +159,7 @@ class DatabaseSettings:
     direct_url: str = setting(
         "",
         server_url("postgresql", "postgres"),
-        "The same database without PgBouncer, for LISTEN and migrations; empty: `url` is direct.",
+        "The same database without PgBouncer: for LISTEN, migrations and the steps of leases; empty: `url` is direct.",
         aliases=("DATABASE_DIRECT_URL",),
         secret=True,
     )

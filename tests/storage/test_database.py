@@ -302,3 +302,13 @@ async def test_without_prepared_statements_a_call_is_one_transaction(dsn: str) -
             await database.call("discard all")
     finally:
         await database.close()
+
+
+async def test_with_a_direct_address_a_call_goes_past_pgbouncer(dsn: str) -> None:
+    database = await Database.open(dsn, statement_cache_size=0, direct_dsn=dsn)
+    try:
+        assert await database.call("discard all") is None  # alone, outside of any transaction block
+        async with database.system() as system:
+            assert await system.fetch_value("select 1") == 1
+    finally:
+        await database.close()
