@@ -24,6 +24,7 @@ SCENARIOS: dict[str, Scenario] = {
     "stops": listeners.stops,
     "kill": kills.killed_instance,
     "restart": kills.restarted_database,
+    "outage": kills.absent_database,
     "month": periods.month_ends,
     "zone": periods.zone_changes,
     "lowered": periods.limit_lowered,

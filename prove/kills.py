@@ -13,7 +13,7 @@ from prove.stage import Stage, User
 LIMIT = 100_000_000
 SETTLED_WITHIN_S = 30.0
 WAIT_S = 120.0  # longer than allowed, to see how long it takes
-AWAY_S = 5.0
+RESTART_S, OUTAGE_S = 5.0, 25.0
 TRY_S = 0.25
 
 
@@ -24,7 +24,7 @@ async def killed_instance(stage: Stage) -> Row:
     user = await stage.user(LIMIT)
     doomed = stage.instances[1]
     begun = time.monotonic()
-    lengths = [stage.random.randint(100, 400) for _ in range(number)]
+    lengths = [stage.random.randint(100, 400) for _ in range(row.turns)]
     attempts = await asyncio.gather(*(_begin(user, 1, tokens, stage.random.random()) for tokens in lengths))
     listening = [asyncio.create_task(listen(user.at[1], each)) for each in _conversations(attempts)]
     await asyncio.sleep(stage.random.uniform(3, 8))
@@ -93,13 +93,26 @@ async def _nothing_twice(
 
 
 async def restarted_database(stage: Stage) -> Row:
-    """PostgreSQL goes away for some seconds under load, and comes back."""
-    number = max(1, stage.turns // 2)
-    row = Row("PostgreSQL restarts under load", number, LIMIT)
+    """PostgreSQL goes away for some seconds under load, and comes back: no answer suffers."""
+    row = Row("PostgreSQL restarts under load", max(1, stage.turns // 2), LIMIT)
+    heard = await _without_database(stage, row, RESTART_S)
+    ended = sum(each.outcome != "done" for each in heard)
+    row.expect(not ended, f"{ended} of {len(heard)} running answers did not reach their normal end")
+    return row
+
+
+async def absent_database(stage: Stage) -> Row:
+    """PostgreSQL is away for longer than a lease lives: answers may be cut, but not charged wrongly."""
+    row = Row("PostgreSQL is away for 25 s", max(1, stage.turns // 2), LIMIT)
+    await _without_database(stage, row, OUTAGE_S)
+    return row
+
+
+async def _without_database(stage: Stage, row: Row, away_s: float) -> list[Heard]:
     user = await stage.user(LIMIT)
     begun = time.monotonic()
     chance = stage.random
-    orders = [(chance.randrange(2), chance.randint(40, 350)) for _ in range(number)]
+    orders = [(chance.randrange(2), chance.randint(40, 350)) for _ in range(row.turns)]
     attempts = await asyncio.gather(*(_begin(user, *order, chance.random()) for order in orders))
     listening = [
         asyncio.create_task(listen(user.at[at], each.conversation))
@@ -110,7 +123,7 @@ async def restarted_database(stage: Stage) -> Row:
     stopping = time.monotonic()
     await stage.postgres.stop()
     gone = time.monotonic()
-    refused = await _try_while_away(user)
+    refused = await _try_while_away(user, away_s)
     await stage.postgres.start()
     back = time.monotonic()
     accepted = await _first_accepted(user, row)
@@ -124,12 +137,12 @@ async def restarted_database(stage: Stage) -> Row:
     )
     _refusals(row, refused)
     await _charges(stage, row, user, attempts, heard)
-    return row
+    return heard
 
 
-async def _try_while_away(user: User) -> list[Attempt]:
+async def _try_while_away(user: User, away_s: float) -> list[Attempt]:
     tries: list[asyncio.Task[Attempt]] = []
-    end = time.monotonic() + AWAY_S
+    end = time.monotonic() + away_s
     while time.monotonic() < end:
         tries += [asyncio.create_task(send(person, "tokens=3")) for person in user.at]
         await asyncio.sleep(TRY_S)
@@ -172,7 +185,5 @@ async def _charges(
     row.notes.append(f"answers that ran meanwhile: {count(each.outcome for each in heard)}")
     states = [state for each in ids for state in charged[each].states]
     row.notes.append(f"their turns: {count(states)}")
-    cut = sum(each.outcome != "done" for each in heard)
-    row.expect(not cut, f"{cut} of {len(heard)} running answers did not reach their normal end")
     window = await stage.books.window(user.workspace_id)
     row.expect(window.consistent, f"the window says {window}")

@@ -41,6 +41,7 @@ MAX_STEPS = 8  # a top-up grows to so many steps
 MAX_RESERVE = 100  # tokens
 COUNT_STEP = 64  # bytes of text, at least, between two counts while the grant is not in danger
 REFUSAL_CODE = "quota_exceeded"
+AWAY_TEXT = "The answer was ended because the quota can't be checked at the moment. Try again soon."
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +285,14 @@ class QuotaFilter(Filter):
         if missing <= 0:
             return
         wanted = missing + turn.step
-        granted = await self._patient_top_up(turn, wanted)
+        try:
+            granted = await self._patient_top_up(turn, wanted)
+        except (
+            StoreError
+        ) as error:  # raised on, it would take the meter off the stream before the provider's report
+            turn.state = TurnState.CUT
+            log.warning("%s: turn %s is cut: %s", exchange.id, turn.lease.turn_id, error)
+            raise EndStream(notice=AWAY_TEXT, code="database_unavailable") from error
         turn.add(wanted, granted, self._step)
         if granted < missing:
             turn.state = TurnState.CUT
