@@ -1,7 +1,7 @@
 # `make run` and `make test` work as the first command on a machine with only Python 3.11-3.13 and make.
 PY = .venv/bin/python
 .DEFAULT_GOAL = help
-.PHONY: help run test check format settings bench lock clean venv venv-run
+.PHONY: help run test check format settings bench prove-quota lock clean venv venv-run
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## /make \1\t/p' Makefile
@@ -15,7 +15,7 @@ test: venv ## all tests; ARGS="-k quota" for some
 check: venv ## format, lint, strict types, layout
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy geko_proxy tests
+	$(PY) -m mypy geko_proxy tests bench prove
 	$(PY) scripts/check_layout.py
 
 format: venv ## put the code into our format
@@ -27,6 +27,9 @@ settings: venv ## write .env.example and docs/settings.md from the settings in t
 
 bench: venv ## compare with LibreChat alone, nginx and a naive proxy; the last line is JSON
 	@$(PY) -m bench
+
+prove-quota: venv ## prove under load, with kills, that quotas hold; ARGS="--turns 60" for less; the last line is JSON
+	@$(PY) -m prove $(ARGS)
 
 lock: venv ## pin the dependencies anew; ARGS=--upgrade takes the newest
 	@$(PY) -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/lock.txt

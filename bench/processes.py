@@ -62,13 +62,14 @@ async def running(
         )
         pin(process.pid, [core])
         try:
-            await _listening(name, process, port, log.fileno())
+            await listening(name, process, port, log.fileno())
             yield process.pid
         finally:
             await end(process)
 
 
-async def _listening(name: str, process: asyncio.subprocess.Process, port: int, log: int) -> None:
+async def listening(name: str, process: asyncio.subprocess.Process, port: int, log: int) -> None:
+    """Wait until the process listens on the port; log: the file of what it says. Raises BenchError."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_WITHIN_S
     while loop.time() < deadline and process.returncode is None:

@@ -77,7 +77,7 @@ def _migrate(settings: Settings) -> int:
     _require_database(settings)
 
     async def run() -> None:
-        applied = await migrate(settings.database.url, MIGRATIONS)
+        applied = await migrate(settings.database.reaches_server, MIGRATIONS)
         print("\n".join(f"applied {name}" for name in applied) or "nothing to do")
 
     return _run(run)

@@ -109,7 +109,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
 
 
 async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Upstream]:
-    missing = await pending(settings.database.url, MIGRATIONS)
+    missing = await pending(settings.database.reaches_server, MIGRATIONS)
     if missing:
         raise ConfigError([f"database: not migrated ({', '.join(missing)}); run `geko migrate`"])
     database = await Database.open(
@@ -117,9 +117,10 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
         min_size=settings.database.pool_min,
         max_size=settings.database.pool_max,
         statement_cache_size=settings.database.statement_cache_size,
+        direct_dsn=settings.database.direct_url,
     )
     stack.push_async_callback(database.close)
-    invalidation = Invalidation(settings.database.url)
+    invalidation = Invalidation(settings.database.reaches_server)
     await invalidation.start()
     stack.push_async_callback(invalidation.stop)
     redis = Redis.from_url(settings.redis.url, socket_timeout=1.0) if settings.redis.url else None

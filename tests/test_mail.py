@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from geko_proxy.config import Settings
-from geko_proxy.config.settings import MailSettings, ServerSettings
+from geko_proxy.config.people_settings import MailSettings
+from geko_proxy.config.settings import ServerSettings
 from geko_proxy.errors import ConfigError
 from geko_proxy.mail import MailError, MailFolder, MailQueue, SmtpMailer, link_base, message, open_mailer
 

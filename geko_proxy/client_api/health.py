@@ -67,7 +67,7 @@ class Health:
     async def _check_migrations(self) -> None:
         if self._migrated:
             return  # they only go forward
-        missing = await pending(self._services.settings.database.url, self._migrations)
+        missing = await pending(self._services.settings.database.reaches_server, self._migrations)
         if missing:
             raise StoreError(f"not applied: {', '.join(missing)}")
         self._migrated = True

@@ -3,9 +3,9 @@
 from geko_proxy.config.describe import SettingDescription, describe_settings
 from geko_proxy.config.loader import load_settings
 from geko_proxy.config.oauth_settings import OAuthProviderSettings
+from geko_proxy.config.people_settings import AuthSettings
 from geko_proxy.config.settings import (
     DEFAULT_FILTERS,
-    AuthSettings,
     DatabaseSettings,
     FilterSettings,
     LibreChatSettings,

@@ -10,10 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from geko_proxy.config.declare import Spec
 from geko_proxy.config.filter_entries import FilterEntries
 from geko_proxy.config.kinds import Kind
 from geko_proxy.config.oauth_entries import OAuthEntries
-from geko_proxy.config.settings import SECTIONS, Settings, Spec, environment_name, section_fields
+from geko_proxy.config.settings import SECTIONS, Settings, environment_name, section_fields
 from geko_proxy.config.sources import (
     Variables,
     did_you_mean,

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from geko_proxy.errors import EndStream, FilterError, Refused, UpstreamError
+from geko_proxy.errors import EndStream, FilterError, Refused, StoreError, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Route
 from geko_proxy.filters.base import EventHook, Failure, Filter, Passed
 from geko_proxy.sse import SseEvent
@@ -154,8 +154,13 @@ class Chain:
     def _failed(self, entry: Entry, hook: str, exchange: Exchange, error: Exception) -> None:
         name = entry.filter.name
         self.failures[name] += 1
-        log.error("%s: filter %s failed in %s", exchange.id, name, hook, exc_info=error)
+        away = isinstance(error, StoreError)  # hundreds of requests meet it: no stack trace for each
+        log.error(
+            "%s: filter %s failed in %s: %s", exchange.id, name, hook, error, exc_info=None if away else error
+        )
         if entry.failure is Failure.CLOSED:
+            if away and hook in ("on_request", "on_reply"):
+                raise error  # nothing has begun: the client is told to try again
             raise FilterError(name, hook) from error
 
 

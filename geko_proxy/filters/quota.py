@@ -21,7 +21,8 @@ from cachetools import LRUCache
 from geko_proxy.errors import StoreError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.librechat import concurrent_refusal
-from geko_proxy.metering.leases import Busy, Exhausted, Lease, NewTurn, TurnState
+from geko_proxy.metering.keeper import LeaseKeeper
+from geko_proxy.metering.leases import Busy, Exhausted, Granted, Lease, NewTurn, TurnState
 from geko_proxy.metering.ledger import Charge, Source
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.usage_events import step_and_text
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("geko.filters.quota")
 
-HEARTBEAT_S = 15.0  # a lease lives 60 s without one
-RECOVERY_S = 30.0
+TRIES, PAUSE_S = 20, 0.5  # of a top-up while the database is away: the answer waits, and is not cut for that
 MAX_INLINE = 50_000  # characters; more are counted in a thread
 MAX_ID_CHARS = 40
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -42,6 +42,7 @@ MAX_RESERVE = 100  # tokens
 COUNT_STEP = 64  # bytes of text, at least, between two counts while the grant is not in danger
 REFUSAL_CODE = "quota_exceeded"
 KEY_REFUSAL_CODE = "key_budget_exceeded"
+AWAY_TEXT = "The answer was ended because the quota can't be checked at the moment. Try again soon."
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,11 @@ class MeteredTurn:
         self.look_at = min(self.granted, max(self.granted - early, self.meter.consumed + COUNT_STEP))
 
     @property
+    def so_far(self) -> int:
+        """Tokens used until now: before LibreChat tells the size of the prompt, its estimate."""
+        return self.meter.consumed or self.need
+
+    @property
     def reserve(self) -> int:
         """Tokens that are left when more is leased: about a second of a fast model."""
         return min(self.step // 2, MAX_RESERVE)
@@ -123,18 +129,13 @@ class QuotaFilter(Filter):
         self._leases = services.leases
         self._turns: dict[Exchange, MeteredTurn] = {}
         self._contexts: LRUCache[tuple[UUID, str], int] = LRUCache(100_000)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._keeper = LeaseKeeper(self._leases, lambda: tuple(self._turns.values()))
 
     async def start(self) -> None:
-        self._tasks = [
-            asyncio.create_task(self._every(HEARTBEAT_S, self._beat), name="quota heartbeat"),
-            asyncio.create_task(self._every(RECOVERY_S, self._recover), name="quota recovery"),
-        ]
+        await self._keeper.start()
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._keeper.stop()
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
         identity = exchange.signed_in()
@@ -174,8 +175,14 @@ class QuotaFilter(Filter):
         if isinstance(body, dict) and isinstance(body.get("streamId"), str):
             turn.started = True
             if body["streamId"] != (await exchange.request.json()).get("conversationId"):
-                await self._leases.set_conversation(turn.lease, body["streamId"])
+                await self._name(turn, body["streamId"])
         return None
+
+    async def _name(self, turn: MeteredTurn, conversation_id: str) -> None:
+        try:
+            await self._leases.set_conversation(turn.lease, conversation_id)
+        except StoreError as error:  # the answer runs already: refused now, nobody would count it
+            log.warning("turn %s: its conversation is not recorded: %s", turn.lease.turn_id, error)
 
     def on_stream(self, exchange: Exchange) -> EventHook | None:
         turn = self._turns.get(exchange)
@@ -205,7 +212,7 @@ class QuotaFilter(Filter):
         if turn is None:
             return
         if not turn.started:
-            await self._leases.release(turn.lease)
+            await self._keeper.settle(turn.lease, TurnState.REFUSED, ())
             return
         if turn.ahead is not None:
             await asyncio.wait((turn.ahead,))
@@ -215,7 +222,7 @@ class QuotaFilter(Filter):
         elif turn.state is TurnState.FAILED and not charges:
             charges = [unseen(turn)]
         self._remember(exchange, charges)
-        await self._leases.settle(turn.lease, turn.state, charges)
+        await self._keeper.settle(turn.lease, turn.state, charges)
         log.info(
             "%s: turn %s %s, %d tokens",
             exchange.id,
@@ -280,7 +287,13 @@ class QuotaFilter(Filter):
         if missing <= 0:
             return
         wanted = missing + turn.step
-        granted, by_key = await self._leases.top_up(turn.lease, wanted, turn.meter.consumed)
+        try:
+            granted, by_key = await self._patient_top_up(turn, wanted)
+        except StoreError as error:
+            # raised on, it would take the meter off the stream before the provider's report
+            turn.state = TurnState.CUT
+            log.warning("%s: turn %s is cut: %s", exchange.id, turn.lease.turn_id, error)
+            raise EndStream(notice=AWAY_TEXT, code="database_unavailable") from error
         turn.add(wanted, granted, self._step)
         if granted < missing:
             turn.state = TurnState.CUT
@@ -289,24 +302,14 @@ class QuotaFilter(Filter):
             log.info("%s: turn %s is cut: %s is used up", exchange.id, turn.lease.turn_id, what)
             raise EndStream(notice=quota_text(exchange, turn.lease.window.end, by_key=by_key), code=code)
 
-    async def _every(self, seconds: float, work: Any) -> None:
-        while True:
-            await asyncio.sleep(seconds)
+    async def _patient_top_up(self, turn: MeteredTurn, wanted: int) -> Granted:
+        for _ in range(TRIES - 1):
             try:
-                await work()
+                return await self._leases.top_up(turn.lease, wanted, turn.meter.consumed)
             except StoreError as error:
-                log.warning("%s failed: %s", work.__name__.strip("_"), error)
-            except Exception:
-                log.exception("%s failed", work.__name__.strip("_"))
-
-    async def _beat(self) -> None:
-        for turn in tuple(self._turns.values()):
-            await self._leases.heartbeat(turn.lease, turn.meter.consumed)
-
-    async def _recover(self) -> None:
-        count = await self._leases.recover_expired()
-        if count:
-            log.warning("settled %d turns of an instance that went away", count)
+                log.info("turn %s waits: %s", turn.lease.turn_id, error)
+                await asyncio.sleep(PAUSE_S)
+        return await self._leases.top_up(turn.lease, wanted, turn.meter.consumed)
 
 
 def within(charges: list[Charge], granted: int) -> list[Charge]:

@@ -114,7 +114,7 @@ class Leases:
     ttl_s: seconds without top_up or heartbeat after which a turn's instance is taken for dead.
     """
 
-    def __init__(self, db: Database, *, ttl_s: float = 60.0) -> None:
+    def __init__(self, db: Database, *, ttl_s: float = 20.0) -> None:
         self._db = db
         self._ttl_s = ttl_s
         self._running_flush: asyncio.Task[None] | None = None

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Both settings end with the transaction, so nothing is left on a connection that PgBouncer hands to somebody else.
 ENTER: Final = "select set_config('role', 'geko_app', true), set_config('geko.tenant_id', $1, true)"
 
+DIRECT: Final = 4  # connections past a PgBouncer, for steps that hold a lock on a row that everybody wants
+
 LOST: Final = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -94,8 +96,18 @@ class Scope(System):
 class Database:
     """A pool of connections to PostgreSQL 15 or later, directly or through PgBouncer in transaction mode."""
 
-    def __init__(self, pool: asyncpg.Pool[Record], dsn: str, acquire_timeout_s: float) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool[Record],
+        dsn: str,
+        acquire_timeout_s: float,
+        direct: asyncpg.Pool[Record] | None = None,
+        *,
+        keeps_statements: bool = True,
+    ) -> None:
         self._pool = pool
+        self._direct = direct
+        self._keeps_statements = keeps_statements
         self._acquire_timeout_s = acquire_timeout_s
         self.dsn = dsn
         self.max_size = pool.get_max_size()
@@ -109,27 +121,26 @@ class Database:
         max_size: int = 10,
         statement_cache_size: int = 100,
         acquire_timeout_s: float = 10.0,
+        direct_dsn: str = "",
     ) -> Database:
         """Connects.
 
         dsn: a postgresql:// address. min_size, max_size: connections. statement_cache_size: prepared statements
         kept per connection; 0 for a PgBouncer that does not track them. acquire_timeout_s: how long a
-        transaction waits for a free connection. Raises StoreError when the server cannot be reached.
+        transaction waits for a free connection. direct_dsn: the server itself, where dsn is such a PgBouncer; `call`
+        then takes a few connections to it. Raises StoreError when the server cannot be reached.
         """
+        keeps_statements = statement_cache_size > 0
         with lost_is_store_error():
-            pool = await asyncpg.create_pool(
-                dsn,
-                min_size=min_size,
-                max_size=max_size,
-                statement_cache_size=statement_cache_size,
-                server_settings={"application_name": "geko"},
-                reset=leave_as_is,
-            )
-        return cls(pool, dsn, acquire_timeout_s)
+            pool = await _pool(dsn, min_size, max_size, statement_cache_size)
+            direct = await _pool(direct_dsn, 1, DIRECT, 100) if direct_dsn and not keeps_statements else None
+        return cls(pool, dsn, acquire_timeout_s, direct, keeps_statements=keeps_statements)
 
     async def close(self) -> None:
         """Waits for running transactions, then closes every connection."""
         await self._pool.close()
+        if self._direct is not None:
+            await self._direct.close()
 
     async def ping(self) -> None:
         """One round trip to the server. Raises StoreError when it does not answer."""
@@ -142,8 +153,14 @@ class Database:
         Only for functions of sql/ that take the tenant and enter it themselves, and for what touches no table.
         """
         with lost_is_store_error():
-            async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
-                return await connection.fetchrow(sql, *args)
+            pool = self._direct or self._pool
+            async with pool.acquire(timeout=self._acquire_timeout_s) as connection:
+                if self._keeps_statements or self._direct is not None:
+                    return await connection.fetchrow(sql, *args)
+                # It is prepared in one round trip and run in the next. PgBouncer may pass them to two servers, and
+                # the second then runs what somebody else prepared there, unless a transaction holds them together.
+                async with connection.transaction():
+                    return await connection.fetchrow(sql, *args)
 
     @asynccontextmanager
     async def tenant(self, tenant_id: UUID) -> AsyncIterator[Scope]:
@@ -176,6 +193,17 @@ class Database:
                 await transaction.commit()
         finally:
             await self._pool.release(connection)
+
+
+async def _pool(dsn: str, min_size: int, max_size: int, statement_cache_size: int) -> asyncpg.Pool[Record]:
+    return await asyncpg.create_pool(
+        dsn,
+        min_size=min_size,
+        max_size=max_size,
+        statement_cache_size=statement_cache_size,
+        server_settings={"application_name": "geko"},
+        reset=leave_as_is,
+    )
 
 
 async def roll_back(transaction: Transaction) -> None:

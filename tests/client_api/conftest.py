@@ -21,7 +21,8 @@ from geko_proxy.accounts.sessions import Sessions
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
 from geko_proxy.background import Background
-from geko_proxy.config.settings import AuthSettings, ServerSettings, Settings
+from geko_proxy.config.people_settings import AuthSettings
+from geko_proxy.config.settings import ServerSettings, Settings
 from geko_proxy.errors import UpstreamUnreachable
 from geko_proxy.exchange import Exchange, Request, Route
 from geko_proxy.services import Services

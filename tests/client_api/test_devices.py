@@ -7,7 +7,8 @@ import time
 import pytest
 
 from geko_proxy.client_api.devices import COOKIE, LIFE_S, Devices
-from geko_proxy.config.settings import AuthSettings, Settings
+from geko_proxy.config.people_settings import AuthSettings
+from geko_proxy.config.settings import Settings
 from geko_proxy.exchange import Reply
 from tests.client_api.conftest import Call
 

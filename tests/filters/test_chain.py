@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from geko_proxy.errors import EndStream, FilterError, Refused
+from geko_proxy.errors import EndStream, FilterError, Refused, StoreError
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.filters.base import EventHook, Failure, Filter
 from geko_proxy.filters.chain import Chain, Entry
@@ -117,6 +117,33 @@ class Broken(Filter):
 
     async def on_finish(self, exchange: Exchange) -> None:
         raise RuntimeError("finish")
+
+
+async def test_a_database_that_is_away_is_no_failure_of_the_filter() -> None:
+    """It becomes 503 with Retry-After, not 502; in mid-stream the answer ends as for any failure."""
+
+    class Away(Broken):
+        async def on_request(self, exchange: Exchange) -> Reply | None:
+            raise StoreError("away")
+
+        async def on_reply(self, exchange: Exchange) -> Reply | None:
+            raise StoreError("away")
+
+        def on_stream(self, exchange: Exchange) -> EventHook | None:
+            async def fail(event: SseEvent) -> Sequence[SseEvent] | None:
+                raise StoreError("away")
+
+            return fail
+
+    chain, exchange = chain_of(Away()), make_exchange()
+    with pytest.raises(StoreError):
+        await chain.request(exchange)
+    with pytest.raises(StoreError):
+        await chain.reply(exchange, Reply(200))
+    hooks = chain.events(exchange)
+    assert hooks is not None
+    with pytest.raises(FilterError):
+        await hooks.run(EVENT)
 
 
 async def test_a_closed_filter_stops_the_exchange() -> None:

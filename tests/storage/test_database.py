@@ -312,3 +312,23 @@ async def test_works_without_prepared_statements_as_pgbouncer_needs_it(dsn: str,
             assert len(await scope.fetch("select * from users where tenant_id = $1")) == 1
     finally:
         await database.close()
+
+
+async def test_without_prepared_statements_a_call_is_one_transaction(dsn: str) -> None:
+    """PgBouncer would else run what another client prepared last on the server that the second half meets."""
+    database = await Database.open(dsn, statement_cache_size=0)
+    try:
+        with pytest.raises(asyncpg.ActiveSQLTransactionError):  # what no transaction block may hold
+            await database.call("discard all")
+    finally:
+        await database.close()
+
+
+async def test_with_a_direct_address_a_call_goes_past_pgbouncer(dsn: str) -> None:
+    database = await Database.open(dsn, statement_cache_size=0, direct_dsn=dsn)
+    try:
+        assert await database.call("discard all") is None  # alone, outside of any transaction block
+        async with database.system() as system:
+            assert await system.fetch_value("select 1") == 1
+    finally:
+        await database.close()

@@ -11,6 +11,7 @@ An order stands in the last user message, for instance `[[tokens=200 delay_ms=5]
   usage       when a stream reports usage: asked (default), always, never
   only        =model-name: the order counts only for that model
   echo        =1: answer with the words of the user message
+  word        =river: answer with this word again and again ("owls" is one token here and two in real vocabularies)
 A prompt token is a run of letters and digits or one other visible character.
 """
 
@@ -188,6 +189,8 @@ class Provider:
         count = int(order.get("tokens", self.default_tokens))
         count = min(count, call.max_tokens) if call.max_tokens else count
         words = [WORDS[at % len(WORDS)] for at in range(count)]
+        if order.get("word"):
+            words = [order["word"]] * count
         if order.get("echo"):
             words = users[-1].split() or ["-"]
         counted = sum(tokens_in(text_of(m.get("content"))) + 4 for m in call.messages)
