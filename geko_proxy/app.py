@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
 from geko_proxy.accounts import passwords as password_hashes
+from geko_proxy.accounts.api_keys import ApiKeys
 from geko_proxy.accounts.hashing_pool import HashingPool
 from geko_proxy.accounts.joining import Joining
 from geko_proxy.accounts.last_seen import LastSeen
@@ -185,6 +186,7 @@ def _services(
         one_time_tokens=OneTimeTokens(database),
         oauth_accounts=OAuthAccounts(database, sealer),
         oauth_providers=Providers(settings.oauth, ProviderHttp()),
+        api_keys=ApiKeys(database, invalidation),
         shadows=ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords)),
         shadow_store=shadow_store,
         tenants=TenantStore(database, invalidation),

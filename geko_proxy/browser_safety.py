@@ -55,6 +55,7 @@ def secure(headers: CIMultiDict[str], exchange: Exchange) -> CIMultiDict[str]:
         if name not in headers:
             headers[name] = value
     headers["X-Request-Id"] = exchange.id
+    headers.extend(exchange.limit_headers)
     if exchange.request.secure:
         headers["Strict-Transport-Security"] = HSTS
     if exchange.allowed_origin is not None:

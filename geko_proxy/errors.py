@@ -66,6 +66,14 @@ class UpstreamBusy(UpstreamError):
     """All connections to LibreChat stayed in use for the whole waiting time. Becomes 503."""
 
 
+class UpstreamLimited(UpstreamError):
+    """LibreChat's own limits or ban stop GEKO's calls. Becomes 503 with Retry-After: it is not the client's doing."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class FilterError(GekoError):
     """A filter with failure policy "closed" failed; carries the filter's name for the log and metrics."""
 

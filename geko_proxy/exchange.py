@@ -14,6 +14,7 @@ from geko_proxy.errors import Refused, UpstreamError
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from geko_proxy.accounts.api_keys import ApiKey
     from geko_proxy.accounts.tokens import Identity
     from geko_proxy.workspaces.config import WorkspaceConfig
     from geko_proxy.workspaces.roles import Role
@@ -243,8 +244,10 @@ class Exchange:
 
     __slots__ = (
         "allowed_origin",
+        "api_key",
         "config",
         "id",
+        "limit_headers",
         "model",
         "operation",
         "params",
@@ -280,12 +283,14 @@ class Exchange:
         self.parent: Exchange | None = None  # the request to an endpoint of GEKO's own that this one serves
         self.reply: Reply | None = None
         self.user: Identity | None = None
+        self.api_key: ApiKey | None = None  # the key that the caller came with instead of a session
         self.tenant: Tenant | None = None
         self.workspace: Workspace | None = None
         self.role: Role | None = None
         self.config: WorkspaceConfig | None = None
         self.model: str | None = None  # "Endpoint/model" of a chat message
         self.turn_id: UUID | None = None
+        self.limit_headers: tuple[tuple[str, str], ...] = ()  # what the rate limits tell the client
         self.state: dict[type, Any] = {}  # a filter's own object for this exchange, by its class
 
     def signed_in(self) -> Identity:

@@ -12,6 +12,7 @@ from geko_proxy.errors import (
     StoreError,
     UpstreamBusy,
     UpstreamError,
+    UpstreamLimited,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
@@ -26,14 +27,8 @@ def failure_reply(exchange: Exchange, error: Exception) -> Reply:
     match error:
         case Refused():
             refused = error
-        case UpstreamTimeout():
-            refused = Refused(504, "upstream_timeout", "LibreChat did not answer in time.")
-        case UpstreamBusy():
-            refused = Refused(503, "upstream_busy", "LibreChat is busy; try again.", retry_after_s=1)
-        case UpstreamUnreachable():
-            refused = Refused(502, "upstream_unreachable", "LibreChat can't be reached.")
         case UpstreamError():
-            refused = Refused(502, "upstream_error", "LibreChat gave no usable answer.")
+            refused = _upstream_failed(error)
         case FilterError():
             refused = Refused(502, "filter_failed", "A check of this request failed.")
         case StoreError():
@@ -46,3 +41,18 @@ def failure_reply(exchange: Exchange, error: Exception) -> Reply:
     if refused.status == 204:
         return Reply(204, CIMultiDict(refused.headers or {}), b"")
     return error_reply(exchange.id, exchange.request.path, exchange.route, refused)
+
+
+def _upstream_failed(error: UpstreamError) -> Refused:
+    match error:
+        case UpstreamLimited(retry_after_s=wait_s):
+            text = "LibreChat takes no more requests for now. Try again later."
+            return Refused(503, "upstream_limited", text, retry_after_s=wait_s)
+        case UpstreamTimeout():
+            return Refused(504, "upstream_timeout", "LibreChat did not answer in time.")
+        case UpstreamBusy():
+            return Refused(503, "upstream_busy", "LibreChat is busy; try again.", retry_after_s=1)
+        case UpstreamUnreachable():
+            return Refused(502, "upstream_unreachable", "LibreChat can't be reached.")
+        case _:
+            return Refused(502, "upstream_error", "LibreChat gave no usable answer.")

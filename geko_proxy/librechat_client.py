@@ -14,6 +14,7 @@ import msgspec
 
 from geko_proxy.errors import UpstreamError
 from geko_proxy.headers import BROWSER_USER_AGENT
+from geko_proxy.librechat_limits import LimitedCalls, Refusal
 from geko_proxy.upstream import Upstream
 from geko_proxy.upstream_connection import UpstreamReply
 
@@ -42,6 +43,7 @@ class LibreChatClient:
     def __init__(self, upstream: Upstream, stream_idle_timeout_ms: int = 0) -> None:
         self._upstream = upstream
         self._stream_idle_ms = stream_idle_timeout_ms
+        self._limited = LimitedCalls()
 
     async def call(
         self,
@@ -64,6 +66,7 @@ class LibreChatClient:
             headers.append((b"authorization", b"Bearer " + bearer.encode()))
         if cookie is not None:
             headers.append((b"cookie", cookie.encode()))
+        self._limited.check(method, path, bearer or "")
         content = None
         if body is not None:
             content = msgspec.json.encode(body)
@@ -72,6 +75,11 @@ class LibreChatClient:
             method, path, headers, content, timeout_ms=timeout_ms, control=True
         )
         raw = await reply.read(MAX_REPLY_BYTES)
+        if reply.status in (200, 403, 429):
+            retry_after = next(
+                (value for name, value in reply.headers if name.lower() == b"retry-after"), None
+            )
+            self._limited.read(method, path, bearer or "", Refusal(reply.status, raw, retry_after))
         try:
             value = msgspec.json.decode(raw) if raw else None
         except msgspec.DecodeError:

@@ -13,14 +13,16 @@ import msgspec
 from aiohttp import web
 
 from geko_proxy import relay
+from geko_proxy.addresses import network_of
 from geko_proxy.config import ServerSettings
 from geko_proxy.door import Door
-from geko_proxy.errors import Refused
+from geko_proxy.errors import Refused, UpstreamLimited
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.failures import failure_reply
 from geko_proxy.filters.chain import Chain
 from geko_proxy.headers import cookies_for_librechat, reply_headers, request_headers
 from geko_proxy.librechat import concurrent_refusal, refusal_in_event_text
+from geko_proxy.librechat_limits import BAN_PAUSE_S, is_ban
 from geko_proxy.turn import Turn
 from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream
@@ -68,7 +70,7 @@ class Proxy:
         """One request from its head to the last byte of its reply. The story of the whole proxy."""
         exchange = self._door.open(request)
         status = 499  # the client left before there was a status
-        address = exchange.request.client_ip
+        address = network_of(exchange.request.client_ip)
         self._in_flight[address] = self._in_flight.get(address, 0) + 1
         try:
             self._door.check_https(exchange, request)
@@ -182,6 +184,11 @@ class Proxy:
         stream_id = _stream_id(reply.status, body)
         if stream_id is None:
             if reply.status == 200:
+                if is_ban(reply.status, body):
+                    log.error(
+                        "%s: LibreChat has banned an account: it needs BAN_VIOLATIONS=false", exchange.id
+                    )
+                    raise UpstreamLimited("LibreChat has banned an account", BAN_PAUSE_S)
                 reason = refusal_in_event_text(body) or "LibreChat did not start an answer."
                 raise Refused(403, "refused_by_librechat", reason)
             return reply, None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from geko_proxy.accounts.api_keys import ApiKeys
     from geko_proxy.accounts.joining import Joining
     from geko_proxy.accounts.last_seen import LastSeen
     from geko_proxy.accounts.oauth_accounts import OAuthAccounts
@@ -64,6 +65,7 @@ class Services:
     one_time_tokens: OneTimeTokens
     oauth_accounts: OAuthAccounts
     oauth_providers: Providers
+    api_keys: ApiKeys
     shadows: ShadowAccounts
     shadow_store: ShadowStore
     tenants: TenantStore

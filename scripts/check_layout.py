@@ -18,6 +18,7 @@ PACKAGE = "geko_proxy"
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "",
+        "addresses",
         "background",
         "config",
         "errors",
@@ -25,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "exchange",
         "headers",
         "librechat",
+        "librechat_limits",
         "logs",
         "routing",
         "sse",

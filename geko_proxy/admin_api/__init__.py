@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from geko_proxy.admin_api.addresses import AddressBody, Addresses, AddressReply, TenantAddressReply
+from geko_proxy.admin_api.api_keys import ApiKeyEndpoints, KeyChangeBody, NewKeyBody
 from geko_proxy.admin_api.auto_join import AutoJoinBody, AutoJoinReply, AutoJoins
 from geko_proxy.admin_api.invitations import InvitationReply, Invitations, InvitationsReply, InviteBody
 from geko_proxy.admin_api.members import MemberReply, Members, MembersReply, RoleBody
@@ -44,6 +45,7 @@ def routes(services: Services) -> list[Row]:
         *member_routes(services),
         *joining_routes(services),
         *address_routes(services),
+        *key_routes(services),
     ]
 
 
@@ -111,4 +113,20 @@ def address_routes(services: Services) -> list[Row]:
     return [
         ("PUT", "/v1/tenant/address", tenant, addresses.put_tenant),
         ("PUT", f"{ONE}/address", workspace, addresses.put_workspace),
+    ]
+
+
+def key_routes(services: Services) -> list[Row]:
+    """API keys: one's own, and those of a workspace."""
+    keys, mine = ApiKeyEndpoints(services), "/v1/api-keys/{keyId}"
+    of_workspace = f"{ONE}/api-keys"
+    delete_one = own("workspaces.api_keys.delete", WRITE, None, None, 204)
+    return [
+        ("POST", "/v1/api-keys", own("api_keys.create", SIGNED_IN, NewKeyBody, None, 201), keys.create),
+        ("GET", "/v1/api-keys", own("api_keys.list", SIGNED_IN), keys.list_mine),
+        ("GET", mine, own("api_keys.get", SIGNED_IN), keys.get),
+        ("PATCH", mine, own("api_keys.change", SIGNED_IN, KeyChangeBody), keys.change),
+        ("DELETE", mine, own("api_keys.delete", SIGNED_IN, None, None, 204), keys.delete),
+        ("GET", of_workspace, own("workspaces.api_keys", WRITE), keys.list_of_workspace),
+        ("DELETE", f"{of_workspace}/{{keyId}}", delete_one, keys.delete_of_workspace),
     ]

@@ -96,7 +96,7 @@ async def find_access(services: Services, exchange: Exchange) -> Access:
     identity = exchange.signed_in()
     workspace_id = read_uuid(exchange.params["workspaceId"])
     role = None
-    if workspace_id is not None:
+    if workspace_id is not None and _is_in_reach(exchange, workspace_id):
         role = await services.members.role(identity.tenant_id, workspace_id, identity.user_id)
     if workspace_id is None or role is None:
         raise Refused(404, "workspace_not_found", "There is no such workspace.")
@@ -120,6 +120,11 @@ async def require_in_tenant(services: Services, exchange: Exchange, permission: 
 def names_self(exchange: Exchange, access: Access) -> bool:
     """Whether the path's {userId} is the caller."""
     return read_uuid(exchange.params.get("userId", "")) == access.user_id
+
+
+def _is_in_reach(exchange: Exchange, workspace_id: UUID) -> bool:
+    """An API key is for one workspace, whatever else its user is a member of."""
+    return exchange.api_key is None or exchange.api_key.workspace_id == workspace_id
 
 
 async def record(

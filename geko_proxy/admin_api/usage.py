@@ -16,7 +16,7 @@ from geko_proxy.client_api.shapes import Shape
 from geko_proxy.client_api.validation import invalid
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
-from geko_proxy.metering.reports import MemberUsage, UsageReport
+from geko_proxy.metering.reports import KeyUsage, MemberUsage, UsageReport
 from geko_proxy.metering.windows import Window, load_zone, month_window
 from geko_proxy.workspaces.members import Member
 from geko_proxy.workspaces.roles import Permission
@@ -77,7 +77,8 @@ class Usage:
     async def get(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 with the report of `?month=YYYY-MM`, this month's without one. All numbers are tokens.
 
-        Owners and admins see each member; others themselves, and the workspace's totals.
+        Owners and admins see each member and each API key; others themselves, their own keys, and the workspace's
+        totals.
         """
         services = self._services
         access = entered(exchange)
@@ -88,7 +89,8 @@ class Usage:
         report = await services.reports.usage(access.tenant_id, access.workspace_id, window)
         members = await services.members.list(access.tenant_id, access.workspace_id)
         shape = report_shape(report, tenant.time_zone, visible_members(report, access), members)
-        value = {"workspaceId": access.workspace_id, **shape}
+        keys = [key_usage_shape(row) for row in visible_keys(report, access)]
+        value = {"workspaceId": access.workspace_id, **shape, "byKey": keys}
         return Reply.of_json(200, value, {"Cache-Control": "no-store"})
 
 
@@ -108,6 +110,12 @@ def visible_members(report: UsageReport, access: Access) -> list[MemberUsage]:
     """The rows of the report that the caller may see."""
     everybody = access.allows(Permission.READ_ALL_USAGE)
     return [row for row in report.by_member if everybody or row.user_id == access.user_id]
+
+
+def visible_keys(report: UsageReport, access: Access) -> list[KeyUsage]:
+    """The API keys of the report that the caller may see."""
+    everybody = access.allows(Permission.READ_ALL_USAGE)
+    return [row for row in report.by_key if everybody or row.user_id == access.user_id]
 
 
 def report_shape(
@@ -146,6 +154,18 @@ def member_shape(row: MemberUsage, member: Member | None) -> dict[str, Any]:
         "userId": row.user_id,
         "email": member.email if member is not None else None,
         "name": member.name if member is not None else None,
+        "tokens": row.tokens,
+        "turns": row.turns,
+    }
+
+
+def key_usage_shape(row: KeyUsage) -> dict[str, Any]:
+    """The JSON of one API key's usage; limit: its monthly budget."""
+    return {
+        "keyId": row.key_id,
+        "name": row.name,
+        "userId": row.user_id,
+        "limit": row.limit,
         "tokens": row.tokens,
         "turns": row.turns,
     }

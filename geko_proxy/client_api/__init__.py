@@ -14,16 +14,16 @@ from geko_proxy.client_api.librechat_auth import LibreChatAuth
 from geko_proxy.client_api.login_limits import LoginLimits
 from geko_proxy.client_api.oauth import LinkBody, OAuth
 from geko_proxy.client_api.password_changes import PasswordChanges
-from geko_proxy.client_api.passwords import ChangeBody, ForgotBody, Passwords, ResetBody
+from geko_proxy.client_api.passwords import ForgotBody, PasswordChangeBody, Passwords, ResetBody
 from geko_proxy.client_api.profile import Profile, ProfileBody
 from geko_proxy.client_api.profile_email import ConfirmEmailBody, EmailBody, ProfileEmail, VerifyEmailBody
 from geko_proxy.client_api.rules import for_all, own
 from geko_proxy.client_api.second_factor import (
-    ConfirmBody,
-    EnrolBody,
     LibreChatSecondFactor,
-    ProofBody,
     SecondFactor,
+    TotpConfirmBody,
+    TotpEnrolBody,
+    TotpProofBody,
 )
 from geko_proxy.client_api.second_factor_changes import SecondFactorChanges
 from geko_proxy.client_api.sessions import OwnSessions
@@ -144,7 +144,12 @@ def _passwords(
     public = Route.PUBLIC
     forgot, reset = "librechat.forgot_password", "librechat.reset_password"
     return [
-        ("POST", "/v1/auth/password", own("auth.password", SIGNED_IN, ChangeBody, None, 204), given.change),
+        (
+            "POST",
+            "/v1/auth/password",
+            own("auth.password", SIGNED_IN, PasswordChangeBody, None, 204),
+            given.change,
+        ),
         (
             "POST",
             "/v1/auth/password/forgot",
@@ -170,13 +175,23 @@ def _second_factor(
     mine = Route.OWN
     return [
         ("GET", "/v1/auth/totp", own("auth.totp", SIGNED_IN), given.status),
-        ("POST", "/v1/auth/totp", own("auth.totp_enrol", SIGNED_IN, EnrolBody), given.enrol),
-        ("DELETE", "/v1/auth/totp", own("auth.totp_disable", SIGNED_IN, ProofBody, None, 204), given.disable),
-        ("POST", "/v1/auth/totp/confirm", own("auth.totp_confirm", SIGNED_IN, ConfirmBody), given.confirm),
+        ("POST", "/v1/auth/totp", own("auth.totp_enrol", SIGNED_IN, TotpEnrolBody), given.enrol),
+        (
+            "DELETE",
+            "/v1/auth/totp",
+            own("auth.totp_disable", SIGNED_IN, TotpProofBody, None, 204),
+            given.disable,
+        ),
+        (
+            "POST",
+            "/v1/auth/totp/confirm",
+            own("auth.totp_confirm", SIGNED_IN, TotpConfirmBody),
+            given.confirm,
+        ),
         (
             "POST",
             "/v1/auth/totp/recovery-codes",
-            own("auth.totp_codes", SIGNED_IN, ProofBody),
+            own("auth.totp_codes", SIGNED_IN, TotpProofBody),
             given.renew_codes,
         ),
         ("POST", "/api/auth/2fa/verify-temp", Rule(Route.PUBLIC, "librechat.2fa.login"), page.verify_code),

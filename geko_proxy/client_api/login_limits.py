@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import time
 from collections.abc import Callable
 from math import ceil
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from cachetools import TTLCache
 
 from geko_proxy.accounts.emails import normalise_email
+from geko_proxy.addresses import network_of
 from geko_proxy.client_api.backoff import Backoff, Rule
 from geko_proxy.errors import Refused
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 MAX_KEYS: Final = 100_000
-IPV6_NETWORK: Final = 64  # what one customer of a provider has at least
 
 # docs/decisions/0027: the numbers and why nobody can be locked out by strangers.
 ACCOUNT: Final = Rule(free=5, base_s=2, cap_s=900, leak_s=600)  # one account from one network or known device
@@ -135,16 +134,3 @@ def account_of(email: str) -> str:
     """What stands for an account in keys and logs: no address can be read from it. email: as typed."""
     address = normalise_email(email) or email.strip().lower()[:254]
     return hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:20]
-
-
-def network_of(ip: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 of an IPv6 one."""
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
-        return ip
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address), IPV6_NETWORK), strict=False))

@@ -12,7 +12,8 @@ from geko_proxy.accounts.one_time_tokens import Purpose
 from geko_proxy.accounts.password_policy import password_problems
 from geko_proxy.accounts.passwords import hash_password, verify_password
 from geko_proxy.accounts.users import SET_PASSWORD, User
-from geko_proxy.client_api.login_limits import LoginLimits, TooManyAttempts, network_of
+from geko_proxy.addresses import network_of
+from geko_proxy.client_api.login_limits import LoginLimits, TooManyAttempts
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.errors import GekoError, Refused
 from geko_proxy.exchange import Exchange

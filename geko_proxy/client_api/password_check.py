@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from geko_proxy.accounts.passwords import hash_password, needs_rehash, verify_password
 from geko_proxy.accounts.users import User
+from geko_proxy.addresses import network_of
 from geko_proxy.client_api.devices import Devices
-from geko_proxy.client_api.login_limits import LoginLimits, TooManyAttempts, account_of, network_of
+from geko_proxy.client_api.login_limits import LoginLimits, TooManyAttempts, account_of
 from geko_proxy.exchange import Exchange
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ LINK_SENT: Final = "If an account with that email exists, a password reset link 
 RESET_DONE: Final = "Password reset was successful"
 
 
-class ChangeBody(Body, frozen=True):
+class PasswordChangeBody(Body, frozen=True):
     """POST /v1/auth/password."""
 
     current_password: Short
@@ -55,7 +55,7 @@ class Passwords:
 
     async def change(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """204; all other sessions of the caller are over. 403 for a wrong present password."""
-        body = parse(ChangeBody, await exchange.request.json())
+        body = parse(PasswordChangeBody, await exchange.request.json())
         try:
             await self._changes.change(exchange, body.current_password, body.new_password)
         except InvalidPassword as error:

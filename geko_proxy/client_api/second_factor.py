@@ -21,7 +21,7 @@ Short = Annotated[str, Meta(min_length=1, max_length=1024)]
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-class EnrolBody(Body, frozen=True):
+class TotpEnrolBody(Body, frozen=True):
     """POST /v1/auth/totp. code or recoveryCode: needed to replace a key that is in force."""
 
     password: Short
@@ -29,13 +29,13 @@ class EnrolBody(Body, frozen=True):
     recovery_code: Short | None = None
 
 
-class ConfirmBody(Body, frozen=True):
+class TotpConfirmBody(Body, frozen=True):
     """POST /v1/auth/totp/confirm."""
 
     code: Short
 
 
-class ProofBody(Body, frozen=True):
+class TotpProofBody(Body, frozen=True):
     """DELETE /v1/auth/totp, POST /v1/auth/totp/recovery-codes: the password and one of the codes."""
 
     password: Short
@@ -57,7 +57,7 @@ class SecondFactor:
 
     async def enrol(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: the key, as text and for a QR code. It counts once it is confirmed, within an hour."""
-        body = parse(EnrolBody, await exchange.request.json())
+        body = parse(TotpEnrolBody, await exchange.request.json())
         await self._passwords.check_current(exchange, body.password)
         made = await self._changes.enrol(
             exchange, with_codes=False, code=body.code, recovery_code=body.recovery_code
@@ -66,20 +66,20 @@ class SecondFactor:
 
     async def confirm(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: the recovery codes, shown this once. All other sessions are over."""
-        body = parse(ConfirmBody, await exchange.request.json())
+        body = parse(TotpConfirmBody, await exchange.request.json())
         codes = await self._changes.confirm(exchange, body.code)
         return Reply.of_json(200, {"recoveryCodes": codes}, NO_STORE)
 
     async def disable(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """204."""
-        body = parse(ProofBody, await exchange.request.json())
+        body = parse(TotpProofBody, await exchange.request.json())
         await self._passwords.check_current(exchange, body.password)
         await self._changes.disable(exchange, body.code, body.recovery_code)
         return Reply(204)
 
     async def renew_codes(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: new recovery codes; the old ones are void."""
-        body = parse(ProofBody, await exchange.request.json())
+        body = parse(TotpProofBody, await exchange.request.json())
         await self._passwords.check_current(exchange, body.password)
         codes = await self._changes.renew_codes(exchange, body.code, body.recovery_code)
         return Reply.of_json(200, {"recoveryCodes": codes}, NO_STORE)

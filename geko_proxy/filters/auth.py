@@ -1,18 +1,28 @@
-"""Finds out who is calling: GEKO's bearer token, or its session cookie for pictures that <img> fetches."""
+"""Finds out who is calling: GEKO's bearer token, an API key, or the session cookie for pictures that <img> fetches."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
 from typing import TYPE_CHECKING, ClassVar
 
+from geko_proxy.accounts.api_keys import ApiKey
+from geko_proxy.accounts.key_text import PREFIX
 from geko_proxy.accounts.tokens import Identity, InvalidToken
 from geko_proxy.browser_safety import refresh_cookie
+from geko_proxy.errors import StoreError
 from geko_proxy.filters.base import Exchange, Filter, Refused, Reply, Route
+from geko_proxy.policy.key_access import check_key
 from geko_proxy.storage.recent import Recent
 
 if TYPE_CHECKING:
     from geko_proxy.services import Services
 
+log = logging.getLogger("geko.filters.auth")
+
 ANONYMOUS_OPERATIONS = frozenset({"config", "banner"})  # LibreChat's sign-in page asks for them
+FLUSH_S = 10.0  # how often it is written when a key was used last
 
 
 class AuthFilter(Filter):
@@ -44,11 +54,27 @@ class AuthFilter(Filter):
         self._hosts = services.hosts
         self._recent: Recent[Identity] = Recent(services.sessions)
         services.tokens.on_change(self._recent.clear)
+        self._api_keys = services.api_keys
+        self._recent_keys: Recent[tuple[ApiKey, Identity]] = Recent(services.api_keys, services.members)
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._flushing = asyncio.create_task(self._flush_uses(), name="API keys' last use")
+
+    async def stop(self) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
+            await asyncio.gather(self._flushing, return_exceptions=True)
+            await self._flush()
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
         header = exchange.request.headers.get("Authorization", "")
         scheme, _, token = header.partition(" ")
-        if token and scheme.lower() == "bearer":
+        if token.startswith(PREFIX) and scheme.lower() == "bearer":
+            key, exchange.user = await self._from_key(token.strip(), exchange.started_at)
+            exchange.api_key = key
+            check_key(exchange, key)
+        elif token and scheme.lower() == "bearer":
             exchange.user = await self._from_token(token.strip(), exchange)
         elif exchange.route is Route.MEDIA:
             exchange.user = await self._from_cookie(exchange)
@@ -74,6 +100,40 @@ class AuthFilter(Filter):
         if ring is self._tokens.ring:  # else the token's key may have been retired while we asked
             self._recent.put(token, identity, stamp)
         return identity
+
+    async def _from_key(self, text: str, now: float) -> tuple[ApiKey, Identity]:
+        """The key and whom it acts for, with that person's role as it is now."""
+        recent = self._recent_keys.get(text)
+        if recent is None or recent[1].expires_at <= now:
+            stamp = self._recent_keys.stamp()
+            recent = await self._look_up_key(text)
+            self._recent_keys.put(text, recent, stamp)
+        self._api_keys.note_use(recent[0].key_id)
+        return recent
+
+    async def _look_up_key(self, text: str) -> tuple[ApiKey, Identity]:
+        key = await self._api_keys.verify(text)
+        if key is None:
+            raise unauthorized("invalid_api_key", "This API key is not valid (any more).")
+        role = await self.services.members.role(key.tenant_id, key.workspace_id, key.user_id)
+        if role is None:
+            raise Refused(403, "not_a_member", "You are no longer a member of this key's workspace.")
+        expires_at = math.inf if key.expires_at is None else key.expires_at.timestamp()
+        ids = (key.user_id, key.tenant_id, key.workspace_id)
+        return key, Identity(*ids, role, session_id=key.key_id, expires_at=expires_at)
+
+    async def _flush_uses(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        try:
+            await self._api_keys.flush_uses()
+        except StoreError as error:
+            log.warning("the last use of API keys could not be written yet: %s", error)
+        except Exception:
+            log.exception("the last use of API keys could not be written")
 
     async def _from_cookie(self, exchange: Exchange) -> Identity:
         cookie = exchange.request.cookies.get(refresh_cookie(self._server, exchange.request.secure))

@@ -13,7 +13,7 @@ from geko_proxy.filters.auth import AuthFilter
 from geko_proxy.filters.base import Failure, Filter
 from geko_proxy.filters.chain import Chain, Entry
 from geko_proxy.filters.quota import QuotaFilter
-from geko_proxy.filters.rate_limit import RateLimitFilter
+from geko_proxy.filters.rate_limit import RateLimitFilter, UserRateLimitFilter
 from geko_proxy.filters.tenant import TenantFilter
 from geko_proxy.filters.workspace import WorkspaceFilter
 
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from geko_proxy.services import Services
 
 BUILT_IN: Mapping[str, type[Filter]] = {
-    cls.name: cls for cls in (RateLimitFilter, AuthFilter, TenantFilter, WorkspaceFilter, QuotaFilter)
+    cls.name: cls
+    for cls in (
+        RateLimitFilter,
+        AuthFilter,
+        TenantFilter,
+        WorkspaceFilter,
+        UserRateLimitFilter,
+        QuotaFilter,
+    )
 }
 
 REQUIRED = ("auth", "tenant", "workspace")  # without them there is no isolation
@@ -70,6 +78,12 @@ def check_filters(configured: Sequence[FilterSettings]) -> list[CheckedFilter]:
     active = [each.cls.name for each in checked if each.cls.name in REQUIRED]
     if active != list(REQUIRED):
         problems.append(f"filters: {', '.join(REQUIRED)} must be enabled, in this order")
+    names = [each.cls.name for each in checked]
+    late = UserRateLimitFilter.name
+    if late in names and "workspace" in names and names.index(late) < names.index("workspace"):
+        problems.append(
+            f"filters: {late} must stand after workspace, which finds out whose requests they are"
+        )
     if problems:
         raise ConfigError(problems)
     return checked

@@ -41,6 +41,7 @@ MAX_STEPS = 8  # a top-up grows to so many steps
 MAX_RESERVE = 100  # tokens
 COUNT_STEP = 64  # bytes of text, at least, between two counts while the grant is not in danger
 REFUSAL_CODE = "quota_exceeded"
+KEY_REFUSAL_CODE = "key_budget_exceeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ class QuotaFilter(Filter):
                 _conversation_id(body),
                 endpoint,
                 model,
+                key_id=exchange.api_key.key_id if exchange.api_key is not None else None,
             )
         except ValueError as error:
             raise Refused(400, "invalid_conversation_id", f"conversationId: {error}.") from None
@@ -263,7 +265,7 @@ class QuotaFilter(Filter):
     async def _lease_ahead(self, turn: MeteredTurn) -> None:
         wanted, granted = turn.step, 0
         try:
-            granted = await self._leases.top_up(turn.lease, wanted, turn.meter.consumed)
+            granted = (await self._leases.top_up(turn.lease, wanted, turn.meter.consumed)).amount
         except Exception as error:  # noqa: BLE001  # the answer goes on with what it has
             log.warning("turn %s: nothing leased ahead: %s", turn.lease.turn_id, error)
         finally:
@@ -278,12 +280,14 @@ class QuotaFilter(Filter):
         if missing <= 0:
             return
         wanted = missing + turn.step
-        granted = await self._leases.top_up(turn.lease, wanted, turn.meter.consumed)
+        granted, by_key = await self._leases.top_up(turn.lease, wanted, turn.meter.consumed)
         turn.add(wanted, granted, self._step)
         if granted < missing:
             turn.state = TurnState.CUT
-            log.info("%s: turn %s is cut: the quota is used up", exchange.id, turn.lease.turn_id)
-            raise EndStream(notice=quota_text(exchange, turn.lease.window.end), code=REFUSAL_CODE)
+            code = KEY_REFUSAL_CODE if by_key else REFUSAL_CODE
+            what = "the key's budget" if by_key else "the quota"
+            log.info("%s: turn %s is cut: %s is used up", exchange.id, turn.lease.turn_id, what)
+            raise EndStream(notice=quota_text(exchange, turn.lease.window.end, by_key=by_key), code=code)
 
     async def _every(self, seconds: float, work: Any) -> None:
         while True:
@@ -344,18 +348,23 @@ def unseen(turn: MeteredTurn) -> Charge:
     return Charge("geko", -3, "chat", "", "", turn.need, 0, estimated=True, source=Source.ESTIMATE)
 
 
-def quota_text(exchange: Exchange, resets_at: datetime) -> str:
-    """What people read when the quota is used up."""
+def quota_text(exchange: Exchange, resets_at: datetime, *, by_key: bool = False) -> str:
+    """What people read when the quota, or the budget of their API key, is used up."""
+    if by_key and exchange.api_key is not None:
+        key = exchange.api_key.name
+        return (
+            f"The monthly token budget of API key {key} is used up. It starts anew on {resets_at:%-d %B %Y}."
+        )
     name = exchange.workspace.name if exchange.workspace is not None else "this workspace"
     return f"The monthly token quota of workspace {name} is used up. It starts anew on {resets_at:%-d %B %Y}."
 
 
 def exhausted_refusal(outcome: Exhausted, exchange: Exchange) -> Refused:
     """429 with free text that LibreChat's client shows in a red box (contract §7.3)."""
-    text = quota_text(exchange, outcome.resets_at)
+    text = quota_text(exchange, outcome.resets_at, by_key=outcome.by_key)
     return Refused(
         429,
-        REFUSAL_CODE,
+        KEY_REFUSAL_CODE if outcome.by_key else REFUSAL_CODE,
         text,
         librechat={"type": "google_error", "info": text},
         details={

@@ -7,6 +7,7 @@ What LibreChat tells about models, agents and servers is cut down to the same. T
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
@@ -154,6 +155,8 @@ class WorkspaceFilter(Filter):
                 return
             self._recent.put(key, facts, stamp)
         exchange.workspace, exchange.role, exchange.config = facts.workspace, facts.role, facts.config
+        if exchange.api_key is not None and exchange.api_key.models is not None:
+            exchange.config = replace(facts.config, key_models=exchange.api_key.models)
         if not facts.may_chat and exchange.route is not Route.OWN and _changes(exchange):
             raise Refused(403, "read_only", "You may read here, but not write: your role is viewer.")
 

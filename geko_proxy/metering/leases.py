@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -50,7 +50,8 @@ class TurnState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewTurn:
-    """A turn about to start. conversation_id None: a new chat, LibreChat will name it.
+    """A turn about to start. conversation_id None: a new chat, LibreChat will name it. key_id: the API key it came
+    with; its budget then counts beside the workspace's quota.
 
     Raises ValueError for a conversation id that is empty, longer than 200 characters or holds a NUL.
     """
@@ -62,6 +63,7 @@ class NewTurn:
     endpoint: str
     model: str
     turn_id: UUID = field(default_factory=uuid4)
+    key_id: UUID | None = None
 
     def __post_init__(self) -> None:
         if self.conversation_id is not None:
@@ -78,16 +80,25 @@ class Lease:
     turn_id: UUID
     window: Window
     granted: int
+    key_id: UUID | None = None
+
+
+class Granted(NamedTuple):
+    """What a top-up gave, in tokens. by_key: if it is less than wanted, the key's budget is why, not the quota."""
+
+    amount: int
+    by_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """The quota has no room for the turn. All numbers are tokens."""
+    """The quota (by_key: the API key's budget) has no room for the turn. All numbers are tokens."""
 
     used: int
     leased: int
     limit: int
     resets_at: datetime
+    by_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +128,25 @@ class Leases:
             await self._fetch(tenant_id, statements.OPEN_WINDOW, workspace_id, window.start, window.end)
             self._windows[key] = True
 
+    async def ensure_key_window(self, tenant_id: UUID, key_id: UUID, window: Window) -> None:
+        """Opens the window of a key's budget; asks the database once per process."""
+        key = (tenant_id, key_id, window.start)
+        if key not in self._windows:
+            await self._fetch(tenant_id, statements.OPEN_KEY_WINDOW, key_id, window.start, window.end)
+            self._windows[key] = True
+
     async def begin(
         self, turn: NewTurn, window: Window, need: int, allowance: int
     ) -> Lease | Exhausted | Busy:
         """Starts a turn: leases `need` tokens and up to `allowance` more, as far as they fit.
 
-        need: the estimated prompt, at least 1 is taken. Granted only while used + leased + need <= limit. Leases of
-        vanished instances are recovered before anything is refused.
+        need: the estimated prompt, at least 1 is taken. Granted only while used + leased + need <= limit, for the
+        workspace and for the turn's key. Leases of vanished instances are recovered before anything is refused.
         """
         need, allowance = max(1, need), max(0, allowance)
         await self.ensure_window(turn.tenant_id, turn.workspace_id, window)
+        if turn.key_id is not None:
+            await self.ensure_key_window(turn.tenant_id, turn.key_id, window)
         outcome = await self._begin(turn, window, need, allowance)
         if isinstance(outcome, Lease) or not await self._recover_workspace(turn):
             return outcome
@@ -143,15 +163,21 @@ class Leases:
         except asyncpg.UniqueViolationError:
             log.warning("turn %s: its conversation has another running turn", lease.turn_id)
 
-    async def top_up(self, lease: Lease, step: int, consumed: int) -> int:
-        """Takes up to `step` more tokens and returns how many; 0: the quota (or the lease) is at its end.
+    async def top_up(self, lease: Lease, step: int, consumed: int) -> Granted:
+        """Takes up to `step` more tokens and says how many; 0: the quota, the budget or the lease is at its end.
 
         consumed: tokens used so far, stored for the case that this instance dies. Extends the lease.
         """
         row = await self._call(
-            lease.tenant_id, statements.TOP_UP, lease.turn_id, max(0, step), max(0, consumed), self._ttl_s
+            lease.tenant_id,
+            statements.TOP_UP,
+            lease.turn_id,
+            max(0, step),
+            max(0, consumed),
+            self._ttl_s,
+            lease.key_id,
         )
-        return row["amount"] if row else 0
+        return Granted(row["amount"], row["by_key"]) if row else Granted(0)
 
     async def heartbeat(self, lease: Lease, consumed: int) -> bool:
         """Extends the lease and stores the tokens used so far; False: it has expired and was recovered."""
@@ -166,7 +192,9 @@ class Leases:
         Idempotent. A turn that was recovered meanwhile is corrected to the real charges. Returns when it is on disk.
         """
         payload = msgspec.json.encode(charges).decode()
-        await self._call(lease.tenant_id, statements.SETTLE, lease.turn_id, state.value, payload)
+        await self._call(
+            lease.tenant_id, statements.SETTLE, lease.turn_id, state.value, payload, lease.key_id
+        )
         if charges:
             await self._flush()
 
@@ -206,17 +234,19 @@ class Leases:
         key = (turn.workspace_id, window.start, need, allowance)
         names = (turn.turn_id, turn.user_id, turn.conversation_id, turn.endpoint, turn.model)
         try:
-            row = await self._call(turn.tenant_id, statements.BEGIN, *key, *names, self._ttl_s)
+            row = await self._call(turn.tenant_id, statements.BEGIN, *key, *names, self._ttl_s, turn.key_id)
         except asyncpg.UniqueViolationError:
             return Busy(turn.conversation_id or "")
         if row is None:
             self._windows.pop((turn.tenant_id, turn.workspace_id, window.start), None)
+            if turn.key_id is not None:
+                self._windows.pop((turn.tenant_id, turn.key_id, window.start), None)
             raise StoreError("the quota window has been deleted")
         if row["amount"] is None:
-            return Exhausted(row["used"], row["leased"], row["token_limit"], row["ends_at"])
-        return Lease(
-            turn.tenant_id, turn.workspace_id, turn.user_id, turn.turn_id, window, granted=row["amount"]
-        )
+            numbers = (row["used"], row["leased"], row["token_limit"], row["ends_at"])
+            return Exhausted(*numbers, by_key=row["by_key"])
+        ids = (turn.tenant_id, turn.workspace_id, turn.user_id, turn.turn_id)
+        return Lease(*ids, window, granted=row["amount"], key_id=turn.key_id)
 
     async def _recover_workspace(self, turn: NewTurn) -> bool:
         row = await self._fetch(turn.tenant_id, statements.EXPIRED_OF_WORKSPACE, turn.workspace_id)

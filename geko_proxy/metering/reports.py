@@ -1,4 +1,4 @@
-"""What a workspace has used in a quota window, in total, by member and by model."""
+"""What a workspace has used in a quota window, in total, by member, by model and by API key."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ from usage_events
 where tenant_id = $1 and workspace_id = $2 and occurred_at >= $3 and occurred_at < $4
 group by model order by tokens desc, model"""
 
+BY_KEY = """
+select e.key_id, e.user_id, k.name, k.token_limit, sum(e.tokens)::bigint as tokens, count(distinct e.turn_id) as turns
+from usage_events e
+left join api_keys k on k.tenant_id = e.tenant_id and k.key_id = e.key_id
+where e.tenant_id = $1 and e.workspace_id = $2 and e.occurred_at >= $3 and e.occurred_at < $4
+    and e.key_id is not null
+group by e.key_id, e.user_id, k.name, k.token_limit order by tokens desc, e.key_id"""
+
 
 @dataclass(frozen=True, slots=True)
 class MemberUsage:
@@ -50,6 +58,18 @@ class ModelUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyUsage:
+    """What turns with one API key were charged, in tokens; name None: the key is deleted with its user."""
+
+    key_id: UUID
+    user_id: UUID
+    name: str | None
+    limit: int | None
+    tokens: int
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
 class UsageReport:
     """The state of a workspace's quota. All numbers are tokens; limit and remaining None: unlimited.
 
@@ -62,6 +82,7 @@ class UsageReport:
     window: Window
     by_member: tuple[MemberUsage, ...]
     by_model: tuple[ModelUsage, ...]
+    by_key: tuple[KeyUsage, ...] = ()
 
     @property
     def remaining(self) -> int | None:
@@ -81,6 +102,7 @@ class Reports:
             totals = await scope.fetch_row(TOTALS, workspace_id, window.start)
             members = await scope.fetch(BY_MEMBER, workspace_id, window.start, window.end)
             models = await scope.fetch(BY_MODEL, workspace_id, window.start, window.end)
+            keys = await scope.fetch(BY_KEY, workspace_id, window.start, window.end)
         assert totals is not None  # a select without from has one row
         return UsageReport(
             used=totals["used"],
@@ -89,4 +111,5 @@ class Reports:
             window=window,
             by_member=tuple(MemberUsage(*row) for row in members),
             by_model=tuple(ModelUsage(*row) for row in models),
+            by_key=tuple(KeyUsage(*row) for row in keys),
         )

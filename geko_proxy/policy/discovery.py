@@ -132,7 +132,7 @@ def filter_models(value: Any, config: WorkspaceConfig) -> Any:
         allowed = [name for name in names if config.allows_model(endpoint, name)]
         if endpoint == first:
             allowed.sort(key=lambda name: name != default)
-        if allowed or config.models is None:
+        if allowed or not config.lists_models:
             result[endpoint] = allowed
     return dict(sorted(result.items(), key=lambda item: item[0] != first))
 
@@ -202,8 +202,9 @@ def object_of(value: Any) -> dict[str, Any]:
 
 def allows_endpoint(config: WorkspaceConfig, endpoint: str) -> bool:
     """Whether some model of an endpoint may be used."""
-    return config.models is None or any(
-        matches(glob.partition("/")[0] + "/", endpoint, "") for glob in config.models
+    return all(
+        globs is None or any(matches(glob.partition("/")[0] + "/", endpoint, "") for glob in globs)
+        for globs in (config.models, config.key_models)
     )
 
 

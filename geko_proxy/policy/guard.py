@@ -35,7 +35,7 @@ class Guard:
         self.config = config
         self.view = view
         self.caller = caller
-        self.restricted = config.models is not None or config.mcp_servers is not None
+        self.restricted = config.lists_models or config.mcp_servers is not None
 
     async def check_chat(
         self, body: Mapping[str, Any], path_endpoint: str | None
@@ -98,7 +98,7 @@ class Guard:
 
     def check_choice(self, choice: AgentChoice) -> None:
         """Check what one agent selects by itself."""
-        if self.config.models is not None and choice.parameters:
+        if self.config.lists_models and choice.parameters:
             raise agent_refused(f"it sets the model parameters {', '.join(choice.parameters)}")
         if choice.model is not None and choice.endpoint is not None:
             self.check_model(choice.endpoint, choice.model)
@@ -117,7 +117,7 @@ class Guard:
         elif choice.endpoint == AGENTS:
             raise _spec_refused(spec.name)
         elif choice.endpoint is None or choice.model is None:
-            if self.config.models is not None:
+            if self.config.lists_models:
                 raise _spec_refused(spec.name)
         else:
             self.check_model(choice.endpoint, choice.model)

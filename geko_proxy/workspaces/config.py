@@ -54,12 +54,14 @@ class WorkspaceConfig:
     """models: globs "Endpoint/model" ("Mock/gpt-4o-mini", "openAI/*"); mcp_servers: names; None allows all.
 
     default_model: "Endpoint/model". version: 0 before the first write, then 1 more with each.
+    key_models: the globs of the API key that is at work, never stored; what is allowed must match both lists.
     """
 
     models: tuple[str, ...] | None = None
     default_model: str | None = None
     mcp_servers: tuple[str, ...] | None = None
     version: int = 0
+    key_models: tuple[str, ...] | None = None
 
     @classmethod
     def from_row(cls, row: Record) -> WorkspaceConfig:
@@ -72,9 +74,17 @@ class WorkspaceConfig:
             row["version"],
         )
 
+    @property
+    def lists_models(self) -> bool:
+        """Whether some models may not be used."""
+        return self.models is not None or self.key_models is not None
+
     def allows_model(self, endpoint: str, model: str) -> bool:
         """Whether a model of an endpoint may be used, both named as LibreChat names them."""
-        return self.models is None or any(matches(glob, endpoint, model) for glob in self.models)
+        return all(
+            globs is None or any(matches(glob, endpoint, model) for glob in globs)
+            for globs in (self.models, self.key_models)
+        )
 
     def allows_mcp(self, name: str) -> bool:
         """Whether an MCP server may be used."""

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from geko_proxy.accounts.api_keys import ApiKeys
 from geko_proxy.accounts.registration import Registered, Registration
 from geko_proxy.accounts.tokens import Identity
 from geko_proxy.admin_api import routes
@@ -92,6 +93,7 @@ async def office(database: Database) -> Office:
         "quotas": QuotaStore(database),
         "reports": Reports(database),
         "audit": Audit(),
+        "api_keys": ApiKeys(database),
     }
     first = await register(registration, "owner@a.example")
     stranger = await register(registration, "owner@b.example")

@@ -13,7 +13,6 @@ from geko_proxy.client_api.login_limits import (
     LoginLimits,
     TooManyAttempts,
     account_of,
-    network_of,
 )
 
 
@@ -134,17 +133,3 @@ def test_keys_show_no_address() -> None:
     assert account_of(" A@X.org") == account_of("a@x.org") != account_of("b@x.org")
     assert "x.org" not in account_of("a@x.org")
     assert account_of("\ud800")
-
-
-@pytest.mark.parametrize(
-    ("ip", "network"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:0:1:aaaa::1", "2001:db8:0:1::/64"),
-        ("::1", "::/64"),
-        ("", ""),
-    ],
-)
-def test_what_counts_as_one_address(ip: str, network: str) -> None:
-    assert network_of(ip) == network

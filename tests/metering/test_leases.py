@@ -78,7 +78,7 @@ async def test_a_turn_leases_uses_and_gives_the_rest_back(
     place = await make_place(1000)
     lease = await begin(leases, place, 100, 50)
     assert lease.granted == 150
-    assert await leases.top_up(lease, 200, consumed=140) == 200
+    assert (await leases.top_up(lease, 200, consumed=140)).amount == 200
     assert await window_of(database, place) == (0, 350)
     await leases.settle(lease, TurnState.DONE, [charge(120), charge(30, seq=2)])
     assert await window_of(database, place) == (150, 0)
@@ -113,16 +113,16 @@ async def test_without_a_limit_everything_fits(
 ) -> None:
     place = await make_place(None)
     lease = await begin(leases, place, 10**9, 10**9)
-    assert await leases.top_up(lease, 10**9, 0) == 10**9
+    assert (await leases.top_up(lease, 10**9, 0)).amount == 10**9
     await leases.settle(lease, TurnState.DONE, [charge(10**10)])
     assert await window_of(database, place) == (10**10, 0)
 
 
 async def test_a_top_up_takes_what_is_left_and_then_nothing(leases: Leases, make_place: MakePlace) -> None:
     lease = await begin(leases, await make_place(100), 60)
-    assert await leases.top_up(lease, 30, 60) == 30
-    assert await leases.top_up(lease, 30, 90) == 10
-    assert await leases.top_up(lease, 30, 100) == 0
+    assert (await leases.top_up(lease, 30, 60)).amount == 30
+    assert (await leases.top_up(lease, 30, 90)).amount == 10
+    assert (await leases.top_up(lease, 30, 100)).amount == 0
 
 
 async def test_a_changed_limit_holds_from_the_next_step_on(
@@ -132,11 +132,11 @@ async def test_a_changed_limit_holds_from_the_next_step_on(
     lease = await begin(leases, place, 100)
     quotas = QuotaStore(database)
     await quotas.put(place.tenant_id, place.workspace_id, 120)
-    assert await leases.top_up(lease, 50, 100) == 20
+    assert (await leases.top_up(lease, 50, 100)).amount == 20
     await quotas.put(place.tenant_id, place.workspace_id, 10)
-    assert await leases.top_up(lease, 50, 120) == 0
+    assert (await leases.top_up(lease, 50, 120)).amount == 0
     await quotas.put(place.tenant_id, place.workspace_id, None)
-    assert await leases.top_up(lease, 50, 120) == 50
+    assert (await leases.top_up(lease, 50, 120)).amount == 50
 
 
 async def test_one_running_turn_for_each_conversation(leases: Leases, make_place: MakePlace) -> None:
@@ -204,7 +204,7 @@ async def test_fifty_racing_turns_never_exceed_the_limit(
             return
         granted[lease] = lease.granted
         for _ in range(4):
-            granted[lease] += await mine.top_up(lease, chance.randint(1, 40), granted[lease])
+            granted[lease] += (await mine.top_up(lease, chance.randint(1, 40), granted[lease])).amount
         used, leased = await window_of(database, place)
         assert used + leased <= limit
         await mine.settle(lease, TurnState.DONE, [charge(granted[lease])] if granted[lease] > 1 else [])
@@ -281,7 +281,7 @@ async def test_a_vanished_instances_turn_is_charged_by_its_last_heartbeat(
     (entry,) = await Ledger(database).of_turn(place.tenant_id, lost.turn_id)
     assert (entry.charge.tokens, entry.charge.source, entry.charge.estimated) == (70, Source.RECOVERED, True)
     assert not await leases.heartbeat(lost, 80)
-    assert await leases.top_up(lost, 10, 80) == 0
+    assert (await leases.top_up(lost, 10, 80)).amount == 0
 
 
 async def test_recovery_by_a_given_time_and_in_many_batches(

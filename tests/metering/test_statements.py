@@ -66,9 +66,9 @@ async def test_another_tenant_cannot_touch_a_lease(database: Database, make_plac
     place, stranger = await make_place(100), await make_place(100)
     lease = await used(database, place)
     async with database.tenant(stranger.tenant_id) as scope:
-        assert await scope.fetch_row(statements.TOP_UP, lease.turn_id, 10, 0, 60.0) is None
+        assert await scope.fetch_row(statements.TOP_UP, lease.turn_id, 10, 0, 60.0, None) is None
         assert await scope.fetch_row(statements.HEARTBEAT, lease.turn_id, 0, 60.0) is None
-        assert await scope.fetch_row(statements.SETTLE, lease.turn_id, "done", "[]") is None
+        assert await scope.fetch_row(statements.SETTLE, lease.turn_id, "done", "[]", None) is None
         assert await scope.fetch_row(statements.RECOVER, lease.turn_id, place.window.end) is None
 
 
