@@ -16,7 +16,7 @@ from geko_proxy.client_api.oauth import LinkBody, OAuth
 from geko_proxy.client_api.password_changes import PasswordChanges
 from geko_proxy.client_api.passwords import ForgotBody, PasswordChangeBody, Passwords, ResetBody
 from geko_proxy.client_api.profile import Profile, ProfileBody
-from geko_proxy.client_api.profile_email import ConfirmEmailBody, EmailBody, ProfileEmail
+from geko_proxy.client_api.profile_email import ConfirmEmailBody, EmailBody, ProfileEmail, VerifyEmailBody
 from geko_proxy.client_api.rules import for_all, own
 from geko_proxy.client_api.second_factor import (
     LibreChatSecondFactor,
@@ -117,7 +117,7 @@ def _account(services: Services, changes: PasswordChanges) -> list[tuple[str, st
         media=("application/json", HTML)
     )
     change = own("auth.profile.email", SIGNED_IN, EmailBody, status=202)
-    verify = own("auth.profile.email.verify", SIGNED_IN, status=202)
+    verify = own("auth.profile.email.verify", SIGNED_IN, VerifyEmailBody, status=202)
     return [
         ("GET", "/v1/auth/jwks.json", for_all("auth.jwks"), jwks.get),
         ("GET", every, own("auth.sessions.list", SIGNED_IN), sessions.list_mine),

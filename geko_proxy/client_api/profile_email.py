@@ -49,6 +49,10 @@ class EmailBody(Body, frozen=True):
     password: Short | None = None
 
 
+class VerifyEmailBody(Body, frozen=True):
+    """POST /v1/auth/profile/email/verify. Nothing need be said."""
+
+
 class ConfirmEmailBody(Body, frozen=True):
     """POST /v1/auth/profile/email/confirm."""
 
@@ -70,8 +74,8 @@ class ProfileEmail:
 
         The same for an address that somebody has already, who is told instead: nobody learns who has an account.
         """
-        mailer = self._mailer()
         body = parse(EmailBody, await exchange.request.json())
+        mailer = self._mailer()
         user = await active_user(self._services, exchange)
         email = normalise_email(body.email)
         if email is None:
@@ -91,6 +95,8 @@ class ProfileEmail:
 
     async def verify(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """202: a link is on its way to the caller's present address; 409 when it is verified already."""
+        if await exchange.request.read():
+            parse(VerifyEmailBody, await exchange.request.json())
         mailer = self._mailer()
         user = await active_user(self._services, exchange)
         if user.email_verified_at is not None:

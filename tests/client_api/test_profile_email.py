@@ -227,8 +227,8 @@ async def test_bad_addresses(email: ProfileEmail, call: Call, account: Account, 
 
 async def test_without_mail(services: Services, call: Call, account: Account) -> None:
     email = built(replace(services, mailer=None))
-    for endpoint in (email.change, email.verify):
-        off = await refused(endpoint, signed_in(call(GOOD), account))
+    for endpoint, body in ((email.change, GOOD), (email.verify, {}), (email.verify, None)):
+        off = await refused(endpoint, signed_in(call(body), account))
         assert (off.status, off.code) == (503, "mail_off")
 
 
