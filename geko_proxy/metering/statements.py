@@ -58,6 +58,8 @@ with lease as (
     update turns t set state = 'lost', ended_at = now(), recovered_tokens = l.consumed
     from lease l where t.tenant_id = $1 and t.turn_id = $2 and t.state = 'running'
     returning t.workspace_id, t.user_id, t.conversation_id, t.model, t.started_at, t.recovered_tokens, t.key_id
+), began as (
+    select coalesce((select started_at from turn), (select window_starts_at from lease)) as at
 ), booked as (
     insert into usage_events (tenant_id, turn_id, workspace_id, user_id, conversation_id, occurred_at,
         run_id, seq, kind, model, provider, input_tokens, output_tokens, cached_tokens, reasoning_tokens,
@@ -69,15 +71,15 @@ with lease as (
     returning tokens
 ), quota as (
     update quota_windows w set used = w.used + coalesce((select sum(tokens) from booked), 0),
-        leased = w.leased - l.granted
-    from lease l
-    where w.tenant_id = $1 and w.workspace_id = l.workspace_id and w.starts_at = l.window_starts_at
+        leased = w.leased - case when w.starts_at = l.window_starts_at then l.granted else 0 end
+    from lease l, began b
+    where w.tenant_id = $1 and w.workspace_id = l.workspace_id and w.starts_at <= b.at and b.at < w.ends_at
     returning w.used
 ), budget as (
     update key_windows w set used = w.used + coalesce((select sum(tokens) from booked), 0),
-        leased = w.leased - l.granted
-    from lease l
-    where w.tenant_id = $1 and w.key_id = l.key_id and w.starts_at = l.window_starts_at
+        leased = w.leased - case when w.starts_at = l.window_starts_at then l.granted else 0 end
+    from lease l, began b
+    where w.tenant_id = $1 and w.key_id = l.key_id and w.starts_at <= b.at and b.at < w.ends_at
         and (select count(*) from quota) >= 0
 )
 select used from quota"""

@@ -442,3 +442,27 @@ async def test_everything_at_once_keeps_the_books_balanced(
         )
     assert await window_of(database, place) == (booked, 0)
     assert booked % 8 == 0
+
+
+@pytest.mark.parametrize("end", ["settled", "recovered"])
+async def test_an_answer_across_a_change_of_time_zone_counts_in_both_windows(
+    database: Database, make_place: MakePlace, end: str
+) -> None:
+    place = await make_place(1000)
+    leases = Leases(database, ttl_s=GONE_S if end == "recovered" else 60)
+    lease = await begin(leases, place, 100)
+    now = datetime.now(UTC)
+    other = Window(now - timedelta(days=3), now + timedelta(days=3))
+    await leases.ensure_window(place.tenant_id, place.workspace_id, other)
+    if end == "settled":
+        await leases.settle(lease, TurnState.DONE, [charge(70)])
+    else:
+        assert await leases.top_up(lease, 0, 70) is not None
+        assert await leases.recover_expired() == 1
+    async with database.tenant(place.tenant_id) as scope:
+        rows = await scope.fetch(
+            "select starts_at, used, leased from quota_windows where tenant_id = $1 and workspace_id = $2",
+            place.workspace_id,
+        )
+    assert {(row["used"], row["leased"]) for row in rows} == {(70, 0)}
+    assert len(rows) == 2
