@@ -49,7 +49,8 @@ from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
 from geko_proxy.mail import MailQueue, open_mailer
 from geko_proxy.metering.leases import Leases
-from geko_proxy.metering.quotas import QuotaStore
+from geko_proxy.metering.limits import LimitStore
+from geko_proxy.metering.price_store import PriceStore
 from geko_proxy.metering.reports import Reports
 from geko_proxy.metering.tokens import TokenCounter
 from geko_proxy.oauth.http import ProviderHttp
@@ -201,7 +202,8 @@ def _services(
         shared_links=SharedLinkStore(database),
         audit=Audit(),
         leases=Leases(database),
-        quotas=QuotaStore(database),
+        limits=LimitStore(database, invalidation),
+        prices=PriceStore(database, invalidation),
         reports=Reports(database),
         counter=TokenCounter(),
         turns=Turns(),

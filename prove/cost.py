@@ -17,7 +17,6 @@ from geko_proxy.exchange import Exchange
 from geko_proxy.filters.quota import QuotaFilter, QuotaOptions
 from geko_proxy.metering.leases import Lease, NewTurn
 from geko_proxy.metering.tokens import TokenCounter
-from geko_proxy.metering.windows import Window
 from geko_proxy.server import tune_collector
 from geko_proxy.services import Services
 from geko_proxy.sse import SseParser
@@ -33,16 +32,14 @@ TEXT = "Please explain in two or three sentences why the sky is blue and how tha
 class NoDatabase:
     """Leases that are granted at once, whatever is asked: what is left is the filter's own work."""
 
-    async def begin(self, turn: NewTurn, window: Window, need: int, allowance: int) -> Lease:
-        return Lease(
-            turn.tenant_id, turn.workspace_id, turn.user_id, turn.turn_id, window, granted=need + allowance
-        )
+    async def begin(self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount) -> Lease:
+        return Lease(turn, holds, Amount(need.tokens + allowance.tokens))
 
     async def set_conversation(self, lease: Lease, conversation_id: str) -> None:
         pass
 
-    async def top_up(self, lease: Lease, step: int, consumed: int) -> int:
-        return step
+    async def top_up(self, lease: Lease, need: Amount, step: Amount, consumed: Amount) -> Granted:
+        return Granted(need.tokens + step.tokens)
 
     async def settle(self, lease: Lease, state: Any, charges: Sequence[Any]) -> None:
         pass

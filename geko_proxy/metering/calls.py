@@ -82,6 +82,11 @@ class Calls:
         self.count()
         return self._estimate
 
+    @property
+    def prompts(self) -> int:
+        """The tokens of the pending calls' prompts, which `estimate` holds too."""
+        return sum(call.prompt for call in self.pending)
+
     def count(self) -> None:
         """Counts the text that has come since the last time."""
         if self._unsure:
