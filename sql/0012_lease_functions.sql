@@ -71,26 +71,40 @@ $function$;
 
 -- Starts a turn and its lease. $1 tenant, $2 workspace, $3 limits, $4 subjects, $5 starts (of the windows, in the order of their
 -- locks), $6 need, $7 allowance (tokens), $8 need, $9 allowance (cost), $10 turn, $11 user, $12 conversation, $13 endpoint,
--- $14 model, $15 key, $16 instance, $17 now, $18 seconds.
--- No row: a window is not open. limit_id null: granted. Else the limit that has no room, the workspace's own first.
+-- $14 model, $15 key, $16 instance, $17 now, $18 seconds, $19 what a million tokens of a prompt cost.
+-- What the conversation held when its last turn ended is added to the need, whichever instance that was.
+-- No row: a window is not open. limit_id null: granted; context: what was added. Else the limit that has no room, the
+-- workspace's own first.
 create function begin_lease(uuid, uuid, uuid[], text[], timestamptz[], bigint, bigint, bigint, bigint, uuid, uuid, text, text,
-    text, uuid, uuid, timestamptz, double precision)
-returns table (amount bigint, cost bigint, limit_id uuid, used bigint, leased bigint, limited_to bigint, unit text,
-    ends_at timestamptz)
+    text, uuid, uuid, timestamptz, double precision, bigint)
+returns table (amount bigint, cost bigint, context bigint, limit_id uuid, used bigint, leased bigint, limited_to bigint,
+    unit text, ends_at timestamptz)
 language plpgsql set search_path = public, pg_temp
 as $function$
 #variable_conflict use_column
 declare
     room record;
+    context bigint := 0;
+    need bigint := $6;
+    need_cost bigint := $8;
 begin
     perform enter_tenant($1);
+    if $12 is not null then
+        select t.context_tokens into context from turns t
+        where t.tenant_id = $1 and t.workspace_id = $2 and t.user_id = $11 and t.conversation_id = $12
+            and t.ended_at is not null and t.context_tokens > 0
+        order by t.started_at desc limit 1;
+        context := coalesce(context, 0);
+        need := need + context;
+        need_cost := need_cost + ceil(context::numeric * $19 / 1000000);
+    end if;
     -- first of all: it waits for another running turn of its conversation, and must not hold a window then
     insert into turns (tenant_id, turn_id, workspace_id, user_id, conversation_id, endpoint, model, key_id, instance_id,
         limit_ids, subjects, window_starts, started_at)
     values ($1, $10, $2, $11, $12, $13, $14, $15, $16, $3, $4, $5, $17);
     select count(*) as windows,
-        least($6 + $7, min(r.room) filter (where r.unit = 'tokens')) as tokens,
-        least($8 + $9, min(r.room) filter (where r.unit = 'cost')) as cost
+        least(need + $7, min(r.room) filter (where r.unit = 'tokens')) as tokens,
+        least(need_cost + $9, min(r.room) filter (where r.unit = 'cost')) as cost
     into room
     from (
         select w.unit, amount_now(l, false) - w.used - w.leased as room
@@ -100,10 +114,11 @@ begin
         order by w.limit_id, w.subject, w.starts_at
         for update of w
     ) r;
-    if room.windows < cardinality($3) or room.tokens < $6 or room.cost < $8 then
+    if room.windows < cardinality($3) or room.tokens < need or room.cost < need_cost then
         delete from turns t where t.tenant_id = $1 and t.turn_id = $10;
         if room.windows = cardinality($3) then
-            return query select null::bigint, null::bigint, f.* from refuse_lease($1, $2, $3, $4, $5, $6, $8) f;
+            return query
+            select null::bigint, null::bigint, context, f.* from refuse_lease($1, $2, $3, $4, $5, need, need_cost) f;
         end if;
         return;
     end if;
@@ -111,7 +126,7 @@ begin
     where w.tenant_id = $1 and (w.limit_id, w.subject, w.starts_at) in (select * from unnest($3, $4, $5));
     insert into leases (tenant_id, turn_id, workspace_id, granted, granted_cost, instance_id, expires_at)
     values ($1, $10, $2, room.tokens, room.cost, $16, now() + make_interval(secs => $18));
-    return query select room.tokens, room.cost, null::uuid, 0::bigint, 0::bigint, null::bigint, '', $17;
+    return query select room.tokens, room.cost, context, null::uuid, 0::bigint, 0::bigint, null::bigint, '', $17;
 end
 $function$;
 
@@ -137,9 +152,9 @@ $function$;
 
 -- $1 tenant, $2 turn, $3 need, $4 step (tokens), $5 need, $6 step (cost), $7 consumed tokens, $8 consumed cost, $9 seconds.
 -- Takes up to need + step. Less than the need: the answer is cut, and the turn's state says so. No row: the lease is gone.
--- limit_id: the limit that gave less than was wanted.
+-- limit_id: the limit that gave less than was wanted. room: tokens that are free after it, null: no limit.
 create function top_up_lease(uuid, uuid, bigint, bigint, bigint, bigint, bigint, bigint, double precision)
-returns table (amount bigint, cost bigint, limit_id uuid)
+returns table (amount bigint, cost bigint, limit_id uuid, room bigint)
 language plpgsql set search_path = public, pg_temp
 as $function$
 #variable_conflict use_column
@@ -192,9 +207,9 @@ begin
         if found then
             perform alert_windows($1, array[tight.limit_id], array[tight.subject], array[tight.starts_at], true);
         end if;
-        return query select more, more_cost, tight.limit_id;
+        return query select more, more_cost, tight.limit_id, room.tokens - more;
     else
-        return query select more, more_cost, null::uuid;
+        return query select more, more_cost, null::uuid, room.tokens - more;
     end if;
 end
 $function$;
@@ -302,7 +317,9 @@ begin
     if turn.turn_id is null or turn.state = 'settled' or (turn.state = 'recovered' and $5) then
         return;
     end if;
-    update turns t set state = case when $5 then 'recovered' else 'settled' end, outcome = $3, ended_at = now()
+    update turns t set state = case when $5 then 'recovered' else 'settled' end, outcome = $3, ended_at = now(),
+        context_tokens = coalesce((select max(c.input_tokens + c.output_tokens)
+            from jsonb_to_recordset($4) as c (input_tokens bigint, output_tokens bigint)), 0)
     where t.tenant_id = $1 and t.turn_id = $2;
     select * into booked from book_charges(turn, $4);
     perform from limit_windows w
