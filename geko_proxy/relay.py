@@ -101,6 +101,65 @@ async def _events(exchange: Exchange, reply: Reply, response: web.StreamResponse
         await response.write(SseEvent.message(text, "error").raw)
 
 
+async def send_events(
+    request: web.BaseRequest, exchange: Exchange, reply: Reply, lost: bytes
+) -> web.StreamResponse:
+    """Send another instance's event stream, in whole events; `lost`: the last event when it breaks off."""
+    response = web.StreamResponse(status=reply.status, headers=secure(reply.headers, exchange))
+    await response.prepare(request)
+    try:
+        if request.method != "HEAD":
+            await _whole_events(request, exchange, reply, response, lost)
+        await response.write_eof()
+    except ConnectionError as error:
+        raise ClientLeft from error
+    finally:
+        reply.close()
+    return response
+
+
+async def _whole_events(
+    request: web.BaseRequest, exchange: Exchange, reply: Reply, response: web.StreamResponse, lost: bytes
+) -> None:
+    assert reply.source is not None
+    whole = WholeEvents()
+    try:
+        while chunk := await reply.source.read_chunk():
+            if piece := whole.take(chunk):
+                async with asyncio.timeout(STALLED_S):
+                    await response.write(piece)
+    except TimeoutError as error:
+        raise _stalled(request) from error
+    except UpstreamError as error:
+        log.warning("%s: the instance that reads the answer broke off: %s", exchange.id, error)
+        await response.write(lost)
+
+
+class WholeEvents:
+    """Holds back the last event of a stream until it is there whole."""
+
+    __slots__ = ("_held",)
+
+    END = b"\n\n"
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+
+    def take(self, chunk: bytes) -> bytes:
+        """Take a piece of the stream; return the whole events that are there now."""
+        if not self._held and chunk.endswith(self.END):
+            return chunk
+        if self._held and self._held[-1].endswith(b"\n"):  # the end may be in two pieces
+            chunk = self._held.pop() + chunk
+        cut = chunk.rfind(self.END) + len(self.END)
+        if cut < len(self.END):
+            self._held.append(chunk)
+            return b""
+        piece, rest = b"".join((*self._held, chunk[:cut])), chunk[cut:]
+        self._held = [rest] if rest else []
+        return piece
+
+
 async def send_log(
     request: web.BaseRequest, exchange: Exchange, events: EventLog, first: bytes, start: int
 ) -> web.StreamResponse:

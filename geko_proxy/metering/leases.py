@@ -111,11 +111,13 @@ class Busy:
 class Leases:
     """Begins, tops up and settles leases. Methods raise StoreError when the database cannot do it.
 
-    ttl_s: seconds without top_up or heartbeat after which a turn's instance is taken for dead.
+    ttl_s: seconds without top_up or heartbeat after which a turn's instance is taken for dead. instance_id: of this
+    process; it says where a turn is read.
     """
 
-    def __init__(self, db: Database, *, ttl_s: float = 20.0) -> None:
+    def __init__(self, db: Database, *, ttl_s: float = 20.0, instance_id: UUID | None = None) -> None:
         self._db = db
+        self.instance_id = instance_id
         self._ttl_s = ttl_s
         self._running_flush: asyncio.Task[None] | None = None
         self._next_flush: asyncio.Task[None] | None = None
@@ -246,6 +248,8 @@ class Leases:
             numbers = (row["used"], row["leased"], row["token_limit"], row["ends_at"])
             return Exhausted(*numbers, by_key=row["by_key"])
         ids = (turn.tenant_id, turn.workspace_id, turn.user_id, turn.turn_id)
+        if self.instance_id is not None:
+            await self._call(turn.tenant_id, statements.OWN, turn.turn_id, self.instance_id)
         return Lease(*ids, window, granted=row["amount"], key_id=turn.key_id)
 
     async def _recover_workspace(self, turn: NewTurn) -> bool:

@@ -29,6 +29,9 @@ on conflict do nothing"""
 # $11 seconds, $12 key. No row: a window is not open. amount null: it does not fit, by_key: into the key's budget.
 BEGIN: Final = "select * from begin_lease($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 
+# $2 turn, $3 instance
+OWN: Final = "select own_turn($1, $2, $3)"
+
 # $2 turn, $3 step, $4 consumed, $5 seconds, $6 key. No row: the lease is gone.
 TOP_UP: Final = "select * from top_up_lease($1, $2, $3, $4, $5, $6)"
 
