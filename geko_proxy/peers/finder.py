@@ -48,7 +48,7 @@ class TurnFinder:
         self._instances = instances
         self._asking: dict[Key, asyncio.Task[Place | None]] = {}
         self._missed: TTLCache[Key, bool] = TTLCache(10_000, PAUSE_S, clock)
-        self._misses: TTLCache[UUID, int] = TTLCache(10_000, MISSES_S, clock)
+        self._misses: TTLCache[UUID, list[None]] = TTLCache(10_000, MISSES_S, clock)
 
     async def find(self, caller: Identity, conversation_id: str) -> Place | None:
         """Where the caller's answer in this conversation is read, or was until a moment ago.
@@ -65,7 +65,7 @@ class TurnFinder:
             await asyncio.sleep(PAUSE_S)
             place = await self._ask(caller, conversation_id)
         if place is None:
-            self._misses[caller.user_id] = self._misses.get(caller.user_id, 0) + 1
+            self._misses.setdefault(caller.user_id, []).append(None)
         return place
 
     async def latest(self, caller: Identity) -> Place | None:
@@ -73,7 +73,7 @@ class TurnFinder:
         return await self._ask(caller, None)
 
     async def _ask(self, caller: Identity, conversation_id: str | None) -> Place | None:
-        if self._misses.get(caller.user_id, 0) >= MAX_MISSES:
+        if len(self._misses.get(caller.user_id, ())) >= MAX_MISSES:
             text = "You asked for too many answers that don't run."
             raise Refused(429, "rate_limited", text, retry_after_s=int(MISSES_S))
         key = (caller.workspace_id, caller.user_id, conversation_id)
