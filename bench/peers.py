@@ -1,7 +1,7 @@
 """What it costs to listen at another instance than the one that reads the answer: `python -m bench.peers`.
 
 Processor time of both instances per event, with listeners at none, at the owner and at the other one; and the time from
-the request to the first event. The last line is one JSON object.
+the request to the first event, and by how much later each event comes. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import aiohttp
 
 from bench.processes import BenchError
+from geko_proxy.sse import SseParser
 from prove.load import listen, send
 from prove.stage import Stage, User, open_stage
 
@@ -75,6 +76,23 @@ async def first_event_ms(user: User, at: int, conversation: str) -> list[float]:
     return sorted(found)
 
 
+async def arrivals(user: User, at: int, conversation: str) -> list[float]:
+    """When each event of an answer came."""
+    parser, found = SseParser(), []
+    async with user.at[at].subscribed(conversation) as reply:
+        async for chunk in reply.content.iter_any():
+            found.extend([time.perf_counter()] * len(parser.feed(chunk)))
+    return found
+
+
+async def later_ms(user: User) -> list[float]:
+    """By how much later an event comes to a listener at the other instance than to one at the owner."""
+    attempt = await send(user.at[0], f"tokens={WORDS} delay_ms={DELAY_MS}")
+    here, there = await asyncio.gather(*(arrivals(user, at, str(attempt.conversation)) for at in (0, 1)))
+    late = [(b - a) * 1000 for a, b in zip(here, there, strict=True)]
+    return sorted(late[10:])  # the first ones were there before the listeners
+
+
 async def measure() -> dict[str, object]:
     """All figures."""
     async with open_stage(ANSWERS, 1) as stage:
@@ -83,6 +101,7 @@ async def measure() -> dict[str, object]:
         alone, here, there = [await cost(stage, user, at) for at in (NOBODY, 0, 1)]
         attempt = await send(user.at[0], f"tokens=3000 delay_ms={DELAY_MS}")
         starts = [await first_event_ms(user, at, str(attempt.conversation)) for at in (0, 1)]
+        later = await later_ms(user)
         await user.at[0].call("POST", "/api/agents/chat/abort", {"streamId": attempt.conversation})
     return {
         "events": there.events,
@@ -92,6 +111,7 @@ async def measure() -> dict[str, object]:
         "forwarded_at_other_us": round(there.other_us - alone.other_us, 1),
         "first_event_at_owner_ms": percentiles(starts[0]),
         "first_event_elsewhere_ms": percentiles(starts[1]),
+        "event_later_ms": percentiles(later),
     }
 
 

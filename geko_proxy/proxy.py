@@ -240,7 +240,7 @@ class Proxy:
             asked,
             request.raw_headers,
             forwarded_for=asked.client_ip,
-            forwarded_host=request.host,
+            forwarded_host=request.host if exchange.hop is None else exchange.hop.host,
             request_id=exchange.id,
             keep_conditionals=not filtered,
             keep_encoding=not filtered,
