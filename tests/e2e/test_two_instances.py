@@ -332,6 +332,23 @@ async def test_the_owner_is_killed_in_mid_stream(
     assert (await there.call("GET", f"/api/agents/chat/stream/{conversation}")).status == 404
 
 
+async def test_the_owner_drains(
+    e2e_dsn: str, stand_in: Running, log_dir: Path, ann: tuple[Person, Person]
+) -> None:
+    there = ann[1]
+    with running(["geko_proxy", "serve"], geko_environment(e2e_dsn, stand_in.url), log_dir / "old") as old:
+        async with aiohttp.ClientSession(old.url) as client:
+            conversation = await replace(there, client=client).start(TEXT)
+            async with there.subscribed(conversation) as reply:
+                await reply.content.readline()
+                os.kill(old.pid, signal.SIGTERM)
+                rest = await reply.read()
+    assert b'"final":true' in rest
+    assert b"event: error" not in rest
+    assert (await settled(there))["used"] == 47
+    assert old.url not in await instance_ids(e2e_dsn)
+
+
 async def test_the_owner_is_frozen(
     e2e_dsn: str, stand_in: Running, log_dir: Path, ann: tuple[Person, Person]
 ) -> None:
