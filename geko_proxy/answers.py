@@ -54,6 +54,8 @@ class Answers:
             if turn is None or turn.log.closed:  # the conversation may have gone on elsewhere
                 place = await self._look_around(caller, stream_id, turn)
                 if place is not None and not self._is_here(place):
+                    if not place.running and not place.url:
+                        raise stream_not_found()  # the page then takes what LibreChat has stored
                     return place
                 if place is not None:
                     turn = await self._expected(caller, stream_id, place.turn_id) or turn

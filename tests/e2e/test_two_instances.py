@@ -347,6 +347,7 @@ async def test_the_owner_drains(
     assert b"event: error" not in rest
     assert (await settled(there))["used"] == 47
     assert old.url not in await instance_ids(e2e_dsn)
+    assert (await there.call("GET", f"/api/agents/chat/stream/{conversation}")).status == 404
 
 
 async def test_the_owner_is_frozen(
