@@ -92,8 +92,7 @@ alter table turns
     alter column state set default 'admitted';
 create unique index turns_running on turns (tenant_id, workspace_id, user_id, conversation_id)
     where ended_at is null;
-create index turns_by_conversation on turns (tenant_id, workspace_id, conversation_id, started_at desc)
-    where conversation_id is not null;
+create index turns_by_conversation on turns (tenant_id, workspace_id, user_id, conversation_id, started_at desc);
 
 -- granted_cost, consumed_cost: as granted and consumed, in the unit of limits in money. instance_id: who reads the answer.
 drop table leases;
