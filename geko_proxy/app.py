@@ -51,7 +51,7 @@ from geko_proxy.librechat_client import LibreChatClient
 from geko_proxy.mail import MailQueue, open_mailer
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.limits import LimitStore
-from geko_proxy.metering.price_store import PriceStore
+from geko_proxy.metering.price_store import PriceStore, price_of
 from geko_proxy.metering.reports import Reports
 from geko_proxy.metering.tokens import TokenCounter
 from geko_proxy.oauth.http import ProviderHttp
@@ -216,7 +216,7 @@ def _services(
         audit=Audit(),
         leases=Leases(database),
         limits=LimitStore(database, invalidation),
-        prices=PriceStore(database, invalidation),
+        prices=PriceStore(database, invalidation, [price_of(each) for each in settings.prices]),
         reports=Reports(database),
         counter=TokenCounter(),
         turns=Turns(),

@@ -98,6 +98,7 @@ def test_every_setting_can_be_set_by_each_of_its_variables(item: SettingDescript
         "a list": "10.0.0.0/8, 192.0.2.1",
         "an http": "https://one.example",
         "a domain": "one.example",
+        "a currency": "CHF",
         "a host name": "{workspace}.{tenant}.example.org",
         "a URL that starts with postgresql": "postgresql://u:p@h/db",
         "a URL that starts with redis": "rediss://h:6379/0",

@@ -8,8 +8,12 @@ from geko_proxy.admin_api.addresses import AddressBody, Addresses, AddressReply,
 from geko_proxy.admin_api.api_keys import ApiKeyEndpoints, KeyChangeBody, NewKeyBody
 from geko_proxy.admin_api.auto_join import AutoJoinBody, AutoJoinReply, AutoJoins
 from geko_proxy.admin_api.invitations import InvitationReply, Invitations, InvitationsReply, InviteBody
+from geko_proxy.admin_api.limit_bodies import LimitChangeBody, LimitReply, LimitsReply, NewLimitBody
+from geko_proxy.admin_api.limits import Limits
 from geko_proxy.admin_api.members import MemberReply, Members, MembersReply, RoleBody
+from geko_proxy.admin_api.prices import NewPriceBody, PriceReply, Prices, PricesReply
 from geko_proxy.admin_api.sessions import MemberSessions
+from geko_proxy.admin_api.tenant import TenantChangeBody, TenantReply, Tenants
 from geko_proxy.admin_api.usage import Usage, UsageReply
 from geko_proxy.admin_api.workspaces import (
     ConfigBody,
@@ -46,6 +50,8 @@ def routes(services: Services) -> list[Row]:
         *joining_routes(services),
         *address_routes(services),
         *key_routes(services),
+        *limit_routes(services),
+        *tenant_routes(services),
     ]
 
 
@@ -129,4 +135,33 @@ def key_routes(services: Services) -> list[Row]:
         ("DELETE", mine, own("api_keys.delete", SIGNED_IN, None, None, 204), keys.delete),
         ("GET", of_workspace, own("workspaces.api_keys", WRITE), keys.list_of_workspace),
         ("DELETE", f"{of_workspace}/{{keyId}}", delete_one, keys.delete_of_workspace),
+    ]
+
+
+def limit_routes(services: Services) -> list[Row]:
+    """What may be used, beside the workspace's quota."""
+    limits = Limits(services)
+    every, one = f"{ONE}/limits", f"{ONE}/limits/{{limitId}}"
+    create = own("limits.create", WRITE, NewLimitBody, LimitReply, 201)
+    return [
+        ("GET", every, own("limits.list", READ, None, LimitsReply), limits.list_all),
+        ("POST", every, create, limits.create),
+        ("GET", one, own("limits.get", READ, None, LimitReply), limits.get),
+        ("PATCH", one, own("limits.change", WRITE, LimitChangeBody, LimitReply), limits.change),
+        ("DELETE", one, own("limits.delete", WRITE, None, None, 204), limits.delete),
+    ]
+
+
+def tenant_routes(services: Services) -> list[Row]:
+    """The organisation: its time zone, and what models cost it."""
+    tenants, prices = Tenants(services), Prices(services)
+    change = own("tenant.change", OWNERS, TenantChangeBody, TenantReply)
+    create = own("prices.create", OWNERS, NewPriceBody, PriceReply, 201)
+    delete = own("prices.delete", OWNERS, None, None, 204)
+    return [
+        ("GET", "/v1/tenant", own("tenant.get", SIGNED_IN, None, TenantReply), tenants.get),
+        ("PATCH", "/v1/tenant", change, tenants.change),
+        ("GET", "/v1/prices", own("prices.list", OWNERS, None, PricesReply), prices.list_all),
+        ("POST", "/v1/prices", create, prices.create),
+        ("DELETE", "/v1/prices/{priceId}", delete, prices.delete),
     ]

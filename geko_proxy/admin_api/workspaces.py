@@ -164,9 +164,10 @@ class Workspaces:
         services = self._services
         access = entered(exchange)
         body = parse(QuotaBody, await exchange.request.json())
+        before = await services.limits.get_own(access.tenant_id, access.workspace_id)
         await services.limits.put_own(access.tenant_id, access.workspace_id, body.token_limit)
         shape = {"tokenLimit": body.token_limit}
-        await record(services, exchange, access, "workspace.quota", shape)
+        await record(services, exchange, access, "workspace.quota", {**shape, "before": before})
         return Reply.of_json(200, shape, {"Cache-Control": "no-store"})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from geko_proxy.config.filter_entries import variable_name
 from geko_proxy.config.oauth_settings import KEYS as OAUTH_KEYS
+from geko_proxy.config.price_entries import KEYS as PRICE_KEYS
 from geko_proxy.config.settings import DEFAULT_FILTERS, SECTIONS, environment_name, section_fields
 
 _PAGE_TOP = """\
@@ -41,6 +42,15 @@ One entry per identity provider, in the order in which people see them; none: pe
 
 In the environment: `GEKO_OAUTH_<NAME>_<KEY>` changes a key of an entry, e.g. `GEKO_OAUTH_GOOGLE_CLIENT_SECRET` or
 `GEKO_OAUTH_GOOGLE_CLIENT_SECRET_FILE`.
+"""
+
+
+_PAGE_PRICES = """\
+## [[prices]]
+
+What models cost, in units of `metering.currency` for a million tokens, for limits in money and reports; see
+[limits.md](limits.md#prices). Of several entries that fit a model the one with the most literal text counts, and of its
+dates the newest that has begun.
 """
 
 
@@ -103,7 +113,14 @@ def settings_page() -> str:
         lines += ["| Key | Environment | Default | What |", "|---|---|---|---|"]
         lines += [_row(item) for item in describe_settings() if item.section == section]
         lines.append("")
+    lines += [_PAGE_PRICES, *_price_rows(), ""]
     return "\n".join([*lines, _PAGE_OAUTH, *_oauth_rows(), ""]) + "\n" + _PAGE_FILTERS
+
+
+def _price_rows() -> Iterator[str]:
+    yield from ("| Key | What |", "|---|---|")
+    for key, doc in PRICE_KEYS.items():
+        yield f"| `{key}` | {doc} |"
 
 
 def _oauth_rows() -> Iterator[str]:

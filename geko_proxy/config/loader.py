@@ -14,6 +14,7 @@ from geko_proxy.config.declare import Spec
 from geko_proxy.config.filter_entries import FilterEntries
 from geko_proxy.config.kinds import Kind
 from geko_proxy.config.oauth_entries import OAuthEntries
+from geko_proxy.config.price_entries import load_prices
 from geko_proxy.config.settings import SECTIONS, Settings, environment_name, section_fields
 from geko_proxy.config.sources import (
     Variables,
@@ -74,7 +75,8 @@ class _Loader:
         oauth = providers.load(self._document.get("oauth"), self._sources)
         if oauth and not sections["server"].public_url:
             self._problem("server.public_url", "needed by [[oauth]]: providers send people back to it")
-        return Settings(**sections, oauth=oauth, filters=filters)
+        prices = load_prices(self._document.get("prices"), self._label, self._problems)
+        return Settings(**sections, oauth=oauth, filters=filters, prices=prices)
 
     def _section(self, section: str) -> Any:
         table = self._document.get(section, {})

@@ -57,7 +57,7 @@ class AuthSettings:
     )
     registration: bool = setting(True, flag(), "Anybody may register and gets a tenant.")
     default_token_limit: int = setting(
-        1_000_000, integer(0), "Tokens a month of a new tenant's first workspace; 0: unlimited."
+        1_000_000, integer(0, 10**18), "Tokens a month of a new tenant's first workspace; 0: unlimited."
     )
     password_min_length: int = setting(8, integer(8, 64), "Shortest new password.")
     scrypt_log_n: int = setting(

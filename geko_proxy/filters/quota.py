@@ -76,7 +76,6 @@ class QuotaFilter(Filter):
         self._leases = services.leases
         self._turns: dict[Exchange, MeteredTurn] = {}
         self._known = HoldCache()
-        self._generations: tuple[int | None, int | None] = (0, 0)
         self._keeper = LeaseKeeper(self._leases, lambda: tuple(self._turns.values()), self._new_holds)
 
     async def start(self) -> None:
@@ -87,6 +86,7 @@ class QuotaFilter(Filter):
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
         turn, body = await self._new_turn(exchange), await exchange.request.json()
+        seen = self._generations()
         holds, limits = await self._holds(exchange, turn)
         pricing = Pricing(turn, holds, await self.services.prices.table(turn.tenant_id))
         if pricing.limited and pricing.price is None:
@@ -102,7 +102,9 @@ class QuotaFilter(Filter):
             raise exhausted_refusal(outcome, limits, exchange)
         exchange.turn_id = turn.turn_id
         meter = TurnMeter(self.services.counter, turn.model)
-        self._turns[exchange] = MeteredTurn(outcome, meter, self._step, need + outcome.context, pricing)
+        running = MeteredTurn(outcome, meter, self._step, need + outcome.context, pricing)
+        running.limits, running.seen = limits, seen
+        self._turns[exchange] = running
         return None
 
     async def _new_turn(self, exchange: Exchange) -> NewTurn:
@@ -127,20 +129,46 @@ class QuotaFilter(Filter):
         limits = await self.services.limits.list(turn.tenant_id, turn.workspace_id)
         return self._known.holds_of(limits, turn.actor, turn.started_at, exchange.tenant.time_zone), limits
 
+    def _generations(self) -> tuple[int | None, int | None]:
+        return self.services.limits.generation, self.services.tenants.generation
+
     async def _new_holds(self) -> None:
-        """Let running turns count in windows of limits, and time zones, that have changed since they began."""
-        generations = (self.services.limits.generation, self.services.tenants.generation)
-        if generations == self._generations or None in generations:
+        """Let running turns obey limits, and time zones, that have changed since they began. Raises StoreError."""
+        current = self._generations()
+        if None in current:
             return
         for exchange, running in tuple(self._turns.items()):
-            turn = running.lease.turn
-            tenant = await self.services.tenants.get(turn.tenant_id)
-            if tenant is not None:
-                exchange.tenant = tenant
-                holds, _ = await self._holds(exchange, turn)
-                if set(holds) - set(running.lease.holds):
-                    await self._leases.hold(running.lease, holds)
-        self._generations = generations
+            if running.seen != current:
+                await self._obey(exchange, running)
+                running.seen = current
+
+    async def _obey(self, exchange: Exchange, running: MeteredTurn) -> None:
+        turn = running.lease.turn
+        tenant = await self.services.tenants.get(turn.tenant_id)
+        if tenant is None:
+            return
+        exchange.tenant = tenant
+        holds, limits = await self._holds(exchange, turn)
+        if set(holds) - set(running.lease.holds):
+            await self._leases.hold(running.lease, holds)
+            running.hold(holds)
+        if limits != running.limits:
+            while running.ahead is not None:
+                await asyncio.wait((running.ahead,))
+            running.ahead = asyncio.create_task(self._give_back(running, running.take_spare()))
+            await asyncio.wait((running.ahead,))
+            running.limits = limits
+
+    async def _give_back(self, turn: MeteredTurn, spare: Amount) -> None:
+        """Give back what is leased beyond a limit that was lowered, so that the answer is cut now and not later."""
+        given = spare
+        try:
+            given = await self._leases.give_back(turn.lease, spare)
+        except Exception as error:  # noqa: BLE001  # it may be given back or not: leased again when it is needed
+            log.warning("turn %s: leases anew: %s", turn.lease.turn_id, error)
+        finally:
+            turn.ahead = None
+            turn.keep(spare, given)
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
         turn = self._turns.get(exchange)
@@ -197,7 +225,10 @@ class QuotaFilter(Filter):
             charges = within(charges, turn.granted.tokens)
         elif turn.outcome is Outcome.FAILED and not charges:
             charges = [unseen(turn)]
-        await self._keeper.settle(turn.lease, turn.outcome, turn.pricing.priced(charges))
+        priced = turn.pricing.priced(charges)
+        if turn.outcome is Outcome.CUT and turn.pricing.limited:
+            priced = turn.pricing.within(priced, turn.granted.cost)
+        await self._keeper.settle(turn.lease, turn.outcome, priced)
         log.info(
             "%s: turn %s %s, %d tokens",
             exchange.id,

@@ -67,6 +67,7 @@ def exhausted_refusal(outcome: Exhausted, limits: Sequence[Limit], exchange: Exc
     limit = limit_named(outcome.limit_id, limits)
     text = used_up_text(limit, exchange, outcome.resets_at)
     details = {
+        "limitId": str(outcome.limit_id),
         "used": outcome.used,
         "leased": outcome.leased,
         "limit": outcome.limit,

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from geko_proxy.metering.leases import Amount, Granted, Lease, NewTurn
 from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.lifecycle import Outcome
-from geko_proxy.metering.limits import Hold, Unit
+from geko_proxy.metering.limits import Hold, Limit, Unit
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.prices import PER, Price, PriceTable
 
@@ -52,6 +53,18 @@ class Pricing:
         place = (turn.endpoint, turn.model, turn.started_at)
         return [self.table.priced(charge, *place) for charge in charges]
 
+    def within(self, charges: Iterable[Charge], most: int) -> list[Charge]:
+        """Priced charges of a cut answer: what costs more than was granted was not passed on, and is taken off the
+        estimates."""
+        kept = list(charges)
+        over = sum(charge.cost for charge in kept) - most
+        for index, charge in enumerate(kept):
+            if over > 0 and charge.estimated and charge.output_tokens and self.price and self.price.output:
+                less = min(charge.output_tokens, -(-over * PER // self.price.output))
+                (kept[index],) = self.priced([replace(charge, output_tokens=charge.output_tokens - less)])
+                over -= charge.cost - kept[index].cost
+        return kept
+
 
 class MeteredTurn:
     """One answer: its lease, its meter, and what became of it. need: its prompt's estimate, in tokens."""
@@ -64,11 +77,13 @@ class MeteredTurn:
         "final",
         "granted",
         "lease",
+        "limits",
         "look_at",
         "meter",
         "need",
         "outcome",
         "pricing",
+        "seen",
         "started",
         "step",
     )
@@ -93,6 +108,8 @@ class MeteredTurn:
         self.meter = meter
         self.granted = lease.granted
         self.started = False
+        self.limits: Sequence[Limit] = ()  # as they were when it last looked, and
+        self.seen: object = None  # which state of them that was
         self.final: dict[str, Any] | None = None
         self.outcome = Outcome.FAILED
         self.look_at = 0
@@ -150,6 +167,28 @@ class MeteredTurn:
         if not self.dry:
             most = first_step * MAX_STEPS if granted.room is None else granted.room // SHARE
             self.step = max(first_step, min(self._lately(), most, first_step * MAX_STEPS))
+        self.look_later()
+
+    def hold(self, holds: Sequence[Hold]) -> None:
+        """Book that the turn counts in more windows; from the first one in money on, its cost is counted too."""
+        every = tuple(dict.fromkeys((*self.lease.holds, *holds)))
+        self.lease = replace(self.lease, holds=every)
+        if not self.pricing.limited:
+            self.pricing = Pricing(self.lease.turn, every, self.pricing.table)
+            self.look_later()
+
+    def take_spare(self) -> Amount:
+        """Take what is not used off the grant: it may be given back. Followed by `keep`."""
+        granted, consumed = self.granted, self.consumed
+        spare = Amount(max(0, granted.tokens - consumed.tokens), max(0, granted.cost - consumed.cost))
+        self.granted = Amount(granted.tokens - spare.tokens, granted.cost - spare.cost)
+        return spare
+
+    def keep(self, spare: Amount, given: Amount) -> None:
+        """Book that so much of the spare was given back, and the rest is granted still."""
+        kept = Amount(spare.tokens - given.tokens, spare.cost - given.cost)
+        self.granted = Amount(self.granted.tokens + kept.tokens, self.granted.cost + kept.cost)
+        self.dry = self.dry or given != Amount(0)
         self.look_later()
 
     def _lately(self) -> int:

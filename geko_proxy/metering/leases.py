@@ -22,6 +22,7 @@ from geko_proxy.metering import statements
 from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.limits import Actor, Hold, Unit, arrays
+from geko_proxy.metering.windows import Window
 from geko_proxy.storage.database import Database
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class Leases:
         self.instance_id = instance_id or uuid4()
         self._running_flush: asyncio.Task[None] | None = None
         self._next_flush: asyncio.Task[None] | None = None
-        self._windows: LRUCache[tuple[UUID, UUID, str, datetime], bool] = LRUCache(KNOWN_WINDOWS)
+        self._windows: LRUCache[tuple[UUID, UUID, str, Window], bool] = LRUCache(KNOWN_WINDOWS)
 
     async def open_windows(self, tenant_id: UUID, workspace_id: UUID, holds: Sequence[Hold]) -> None:
         """Opens windows with what the ledger holds for their time; asks the database once per process for each."""
@@ -199,6 +200,15 @@ class Leases:
         await self.open_windows(lease.tenant_id, lease.turn.workspace_id, holds)
         row = await self._call(lease.tenant_id, statements.HOLD, lease.turn_id, *arrays(holds))
         return row is not None
+
+    async def give_back(self, lease: Lease, spare: Amount) -> Amount:
+        """Gives back what a running turn can spare, as far as its limits have leased out more than they have now.
+
+        Returns what was given back; nothing when the lease is gone.
+        """
+        wanted = (max(0, spare.tokens), max(0, spare.cost))
+        row = await self._call(lease.tenant_id, statements.GIVE_BACK, lease.turn_id, *wanted)
+        return Amount(row["amount"], row["cost"]) if row else Amount(0)
 
     async def set_conversation(self, lease: Lease, conversation_id: str) -> None:
         """Names the conversation of a turn that began without one.
@@ -280,8 +290,8 @@ class Leases:
         self._running_flush, self._next_flush = self._next_flush, None
         await self._db.call(statements.FLUSH)
 
-    def _key(self, tenant_id: UUID, hold: Hold) -> tuple[UUID, UUID, str, datetime]:
-        return tenant_id, hold.limit_id, hold.subject, hold.window.start
+    def _key(self, tenant_id: UUID, hold: Hold) -> tuple[UUID, UUID, str, Window]:
+        return tenant_id, hold.limit_id, hold.subject, hold.window
 
     async def _call(self, tenant_id: UUID, sql: str, *args: object) -> Record | None:
         """One of the functions that enter the tenant themselves: one round trip."""

@@ -130,11 +130,15 @@ def holds_of(limits: Iterable[Limit], actor: Actor, now: datetime, time_zone: st
         own[actor.key_id] = Hold(actor.key_id, "", month, Unit.TOKENS, LimitScope.KEY, pattern)
     for limit in limits:
         if limit.concerns(actor):
-            window = current_window(limit.period, limit.start_day, now, time_zone)
-            subject = str(actor.user_id) if limit.scope is LimitScope.MEMBER else ""
-            pattern = _pattern(limit)
-            own[limit.limit_id] = Hold(limit.limit_id, subject, window, limit.unit, limit.scope, pattern)
+            own[limit.limit_id] = hold_of(limit, actor.user_id, now, time_zone)
     return tuple(own.values())
+
+
+def hold_of(limit: Limit, user_id: UUID, now: datetime, time_zone: str) -> Hold:
+    """The window of a limit that holds `now`; that of this user where it is for members."""
+    window = current_window(limit.period, limit.start_day, now, time_zone)
+    subject = str(user_id) if limit.scope is LimitScope.MEMBER else ""
+    return Hold(limit.limit_id, subject, window, limit.unit, limit.scope, _pattern(limit))
 
 
 class HoldCache:
@@ -206,12 +210,18 @@ class LimitStore:
         """
         async with self._database.tenant(tenant_id) as scope:
             await put_base_limit(scope, workspace_id, workspace_id, LimitScope.WORKSPACE, "", amount)
+        self.forget(tenant_id, workspace_id)
+
+    def forget(self, tenant_id: UUID, workspace_id: UUID) -> None:
+        """Drop what this process knows; the others hear of a change from the database."""
         self._cache.drop(f"{tenant_id}/{workspace_id}")
 
 
-LIST: Final = """
-select limit_id, workspace_id, scope, subject, period, start_day, unit, amount, grace, raised_by, raised_until, alert_at
-from quota_limits where tenant_id = $1 and workspace_id = $2 order by created_at, limit_id"""
+COLUMNS: Final = """limit_id, workspace_id, scope, subject, period, start_day, unit, amount, grace, raised_by,
+    raised_until, alert_at"""
+LIST: Final = f"""
+select {COLUMNS}
+from quota_limits where tenant_id = $1 and workspace_id = $2 order by created_at, limit_id"""  # noqa: S608
 
 PUT_BASE: Final = """
 insert into quota_limits (tenant_id, limit_id, workspace_id, scope, subject, amount) values ($1, $2, $3, $4, $5, $6)

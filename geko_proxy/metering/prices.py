@@ -15,6 +15,8 @@ from geko_proxy.workspaces.config import matches
 
 BILLIONTHS: Final = 10**9
 PER: Final = 10**6  # tokens
+MAX_PRICE: Final = 10**15
+MAX_KNOWN: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +56,33 @@ class Price:
 class PriceTable:
     """Prices in the order in which they are looked at: a tenant's own first, then the installation's."""
 
-    __slots__ = ("_prices",)
+    __slots__ = ("_known", "_lists")
 
     def __init__(self, *lists: Sequence[Price]) -> None:
-        # the newest first, so that the first that matches and holds already is the one
-        self._prices = [sorted(prices, key=lambda price: price.valid_from, reverse=True) for prices in lists]
+        self._lists = lists
+        self._known: dict[tuple[str, str], list[list[Price]]] = {}
 
     def find(self, endpoint: str, model: str, at: datetime) -> Price | None:
-        """The price of a model at a time; None when there is none. Of several globs the most literal one counts."""
-        for prices in self._prices:
-            found = [p for p in prices if p.valid_from <= at and matches(p.model, endpoint, model)]
-            if found:
-                return max(found, key=lambda price: (len(price.model.replace("*", "")), price.valid_from))
+        """The price of a model at a time; None when there is none. Of several globs the most literal one counts, of
+        its prices the newest that holds already."""
+        key = (endpoint, model)
+        fitting = self._known.get(key)
+        if fitting is None:
+            fitting = [self._fitting(prices, *key) for prices in self._lists]
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = fitting
+        for prices in fitting:
+            for price in prices:
+                if price.valid_from <= at:
+                    return price
         return None
+
+    @staticmethod
+    def _fitting(prices: Sequence[Price], endpoint: str, model: str) -> list[Price]:
+        """The prices of a model, the one to look at first before all others."""
+        found = [price for price in prices if matches(price.model, endpoint, model)]
+        return sorted(found, key=lambda price: (literal(price.model), price.valid_from), reverse=True)
 
     def priced(self, charge: Charge, endpoint: str, model: str, at: datetime) -> Charge:
         """A charge with its cost. Its own model counts, else the one that the turn was started with."""
@@ -76,6 +92,11 @@ class PriceTable:
             if price is not None:
                 return replace(charge, cost=price.cost(charge))
         return charge
+
+
+def literal(glob: str) -> int:
+    """How much of a glob is literal."""
+    return len(glob.replace("*", ""))
 
 
 NO_PRICES: Final = PriceTable()

@@ -1,4 +1,4 @@
-"""The SQL of leases: calls of the functions in sql/0012_lease_functions.sql, one transaction and round trip each."""
+"""The SQL of leases: calls of the functions in sql/0012 and later, one transaction and round trip each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ OPEN_WINDOWS: Final = call("open_windows", 9)
 BEGIN: Final = call("begin_lease", 19)
 TOP_UP: Final = call("top_up_lease", 9)
 HOLD: Final = call("hold_windows", 5)
+GIVE_BACK: Final = call("give_back", 4)
 HEARTBEAT: Final = call("extend_leases", 6)
 SET_CONVERSATION: Final = call("name_conversation", 3)
 SETTLE: Final = call("settle_lease", 5)

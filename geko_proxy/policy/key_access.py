@@ -20,6 +20,11 @@ SCOPES: Final[Mapping[str, KeyScope | None]] = {
     "workspaces.config.put": KeyScope.WORKSPACE_WRITE,
     "workspaces.quota.get": KeyScope.WORKSPACE_READ,
     "workspaces.quota.put": KeyScope.WORKSPACE_WRITE,
+    "limits.list": KeyScope.WORKSPACE_READ,
+    "limits.get": KeyScope.WORKSPACE_READ,
+    "limits.create": KeyScope.WORKSPACE_WRITE,
+    "limits.change": KeyScope.WORKSPACE_WRITE,
+    "limits.delete": KeyScope.WORKSPACE_WRITE,
     "workspaces.usage": KeyScope.USAGE_READ,
 }
 
