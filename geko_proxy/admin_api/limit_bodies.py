@@ -53,7 +53,7 @@ class NewLimitBody(Body, frozen=True):
 
 
 class LimitChangeBody(Body, frozen=True):
-    """PATCH …/limits/{limitId}. A field left out stays as it is; raise null ends it. What is limited can't be changed."""
+    """PATCH …/limits/{limitId}. What is left out stays as it is; raise null ends it. What is limited can't change."""
 
     amount: Number | UnsetType | None = UNSET
     grace: Number | UnsetType = UNSET
