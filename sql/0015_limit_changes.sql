@@ -32,14 +32,25 @@ begin
 end
 $$;
 
--- As in sql/0012. A window that is there already and ends too early gets its end moved, and counts anew: the tenant's time
--- zone was one in which the same start has an earlier end.
+create function is_open(tenant uuid, one_limit uuid, whose text, since timestamptz, until timestamptz) returns boolean
+language sql stable
+as $$
+    select exists (select from limit_windows w where w.tenant_id = tenant and w.limit_id = one_limit and w.subject = whose
+        and w.starts_at = since and w.ends_at >= until)
+$$;
+
+-- As in sql/0012, but the ledger is only read for windows that are missing. One that is there and ends too early gets its end
+-- moved, and counts anew: the tenant's time zone was one in which the same start has an earlier end.
 create or replace function open_windows(uuid, uuid, uuid[], text[], timestamptz[], timestamptz[], text[], text[], text[])
 returns void
 language plpgsql set search_path = public, pg_temp
 as $function$
 begin
     perform enter_tenant($1);
+    if not exists (select from unnest($3, $4, $5, $6) as h (limit_id, subject, starts_at, ends_at)
+            where not is_open($1, h.limit_id, h.subject, h.starts_at, h.ends_at)) then
+        return;
+    end if;
     perform lock_charges($2, true);
     insert into limit_windows as w (tenant_id, limit_id, subject, starts_at, ends_at, workspace_id, unit, used)
     select $1, h.limit_id, h.subject, h.starts_at, h.ends_at, $2, h.unit, coalesce((
@@ -51,6 +62,7 @@ begin
                 when 'model' then model_is_like(t.endpoint, t.model, h.pattern)
                 else true end), 0)
     from unnest($3, $4, $5, $6, $7, $8, $9) as h (limit_id, subject, starts_at, ends_at, unit, scope, pattern)
+    where not is_open($1, h.limit_id, h.subject, h.starts_at, h.ends_at)
     order by h.limit_id, h.subject, h.starts_at
     on conflict (tenant_id, limit_id, subject, starts_at) do update set ends_at = excluded.ends_at, used = excluded.used
     where w.ends_at < excluded.ends_at;
@@ -103,6 +115,29 @@ end
 $function$;
 create trigger charge_new_limits after insert on usage_events referencing new table as booked
     for each statement execute function charge_new_limits();
+
+-- As in sql/0012. Where the limit has changed since the caller found no room, the whole step is to be tried again.
+create or replace function refuse_lease(uuid, uuid, uuid[], text[], timestamptz[], bigint, bigint)
+returns table (limit_id uuid, used bigint, leased bigint, limited_to bigint, unit text, ends_at timestamptz)
+language plpgsql set search_path = public, pg_temp
+as $function$
+#variable_conflict use_column
+declare
+    tight record;
+begin
+    select w.limit_id, w.subject, w.starts_at, w.used, w.leased, amount_now(l, false) as amount, w.unit, w.ends_at into tight
+    from limit_windows w join quota_limits l on l.tenant_id = $1 and l.limit_id = w.limit_id
+    where w.tenant_id = $1 and (w.limit_id, w.subject, w.starts_at) in (select * from unnest($3, $4, $5))
+        and amount_now(l, false) - w.used - w.leased < case w.unit when 'cost' then $7 else $6 end
+    order by w.limit_id <> $2, w.ends_at desc, w.limit_id
+    limit 1;
+    if not found then
+        raise serialization_failure using message = 'a limit has changed meanwhile';
+    end if;
+    perform alert_windows($1, array[tight.limit_id], array[tight.subject], array[tight.starts_at], true);
+    return query select tight.limit_id, tight.used, tight.leased, tight.amount, tight.unit, tight.ends_at;
+end
+$function$;
 
 -- Gives back what a running turn holds beyond what it needs, as far as its windows hold more than they have: a limit was
 -- lowered, or a new one counts. $1 tenant, $2 turn, $3 tokens and $4 cost that it can spare. No row: the lease is gone.

@@ -103,3 +103,51 @@ def test_a_charge_gets_the_price_of_its_own_model(counter: TokenCounter) -> None
         Charge("r", 2, "subagent", "small", "x", 3, 4),
     ]
     assert [charge.cost for charge in pricing.priced(charges)] == [46, 7]
+
+
+def test_a_cut_answer_costs_no_more_than_was_granted(counter: TokenCounter) -> None:
+    turn, _ = running(counter, Amount(10_000, 700), money=True)
+    reported = Charge("r", 1, "chat", "gpt-4o", "p", 50, 20)
+    seen = Charge("r", -1, "chat", "gpt-4o", "", 100, 60, estimated=True)
+    priced = turn.pricing.priced([reported, seen])
+    assert [charge.cost for charge in priced] == [300, 800]
+    kept = turn.pricing.within(priced, turn.granted.cost)
+    assert kept[0] == priced[0]
+    assert [(charge.output_tokens, charge.cost) for charge in kept] == [(20, 300), (20, 400)]
+    assert turn.pricing.within(priced, 1100) == priced
+    # what a provider has reported, and a prompt, are paid whatever was granted
+    assert [charge.cost for charge in turn.pricing.within(priced, 0)] == [300, 200]
+
+
+def test_what_is_not_used_may_be_given_back(counter: TokenCounter) -> None:
+    turn, _ = running(counter, Amount(300, 5000), money=True)
+    speak(turn, 50)
+    used = turn.consumed
+    spare = turn.take_spare()
+    assert spare == Amount(300 - used.tokens, 5000 - used.cost)
+    assert turn.granted == used
+    assert turn.missing == Amount(0)
+    speak(turn, 2)
+    assert turn.missing == Amount(2, 20)  # it waits
+    turn.keep(spare, Amount(spare.tokens - 10, 0))
+    assert turn.granted == Amount(used.tokens + 10, 5000)
+    assert turn.missing == Amount(0)
+    assert turn.dry
+    nothing = turn.take_spare()
+    turn.keep(nothing, Amount(0))
+    assert turn.granted == Amount(used.tokens + 10, 5000)
+
+
+def test_a_limit_in_money_that_comes_later_counts_from_the_first_word_on(counter: TokenCounter) -> None:
+    turn, _ = running(counter, Amount(300))
+    speak(turn, 50)
+    assert (turn.consumed.cost, turn.left) == (0, 300 - turn.consumed.tokens)
+    asked = turn.lease.turn
+    limit = Limit(uuid4(), asked.workspace_id, LimitScope.WORKSPACE, unit=Unit.COST, amount=10**6)
+    before = turn.lease.holds
+    turn.hold(holds_of((limit,), asked.actor, asked.started_at, "UTC"))
+    assert turn.lease.holds[: len(before)] == before
+    assert turn.lease.holds[-1].limit_id == limit.limit_id
+    assert turn.consumed.cost == turn.missing.cost > 0
+    assert turn.left < 0
+    assert turn.look_at < turn.meter.at_most

@@ -17,7 +17,7 @@ from geko_proxy.metering import leases as module
 from geko_proxy.metering.leases import Amount, Lease, Leases, NewTurn
 from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.lifecycle import Outcome
-from geko_proxy.metering.limits import Limit, LimitScope, LimitStore, Unit, holds_of
+from geko_proxy.metering.limits import Limit, LimitScope, LimitStore, Unit, arrays, holds_of
 from geko_proxy.metering.windows import Period
 from geko_proxy.storage.database import Database
 from tests.metering.leasing import recover
@@ -299,3 +299,33 @@ async def test_what_was_leased_beyond_a_lowered_limit_comes_back_and_no_more(
     row = await owner.fetchrow("select used, leased from limit_windows")
     assert row is not None
     assert tuple(row) == (0, 0)
+
+
+async def test_a_limit_that_is_raised_while_a_turn_is_refused_makes_it_try_again(
+    database: Database, make_place: MakePlace, owner: Owner
+) -> None:
+    """Found without room, and then with room: neither a refusal without a limit nor a turn without a lease."""
+    place, leases = await make_place(1000), Leases(database)
+    turn = place.turn()
+    holds = holds_of([], turn.actor, turn.started_at, "UTC")
+    await leases.open_windows(place.tenant_id, place.workspace_id, holds)
+    keys = (place.tenant_id, place.workspace_id, *arrays(holds))
+    with pytest.raises(asyncpg.SerializationError):
+        await owner.fetch("select * from refuse_lease($1, $2, $3, $4, $5, 1000, 0)", *keys)
+    (row,) = await owner.fetch("select * from refuse_lease($1, $2, $3, $4, $5, 1001, 0)", *keys)
+    assert (row["limit_id"], row["limited_to"]) == (place.workspace_id, 1000)
+
+
+async def test_the_ledger_is_read_once_for_a_window(
+    database: Database, make_place: MakePlace, owner: Owner
+) -> None:
+    """A process that has just started must not keep charges waiting for windows that are there."""
+    place = await make_place(1000)
+    turn = place.turn()
+    holds = holds_of([], turn.actor, turn.started_at, "UTC")
+    await Leases(database).open_windows(place.tenant_id, place.workspace_id, holds)
+    async with owner.transaction():
+        await owner.execute("select lock_charges($1, false)", place.workspace_id)  # somebody is charged
+        await asyncio.wait_for(
+            Leases(database).open_windows(place.tenant_id, place.workspace_id, holds), timeout=30
+        )
