@@ -13,13 +13,14 @@ import uvloop
 
 from bench.cores import machine
 from bench.processes import BenchError
-from prove import cost, kills, listeners, periods, races
+from prove import cost, kills, limits, listeners, periods, races
 from prove.report import Row, summary, table
 from prove.stage import Stage, open_stage
 
 Scenario = Callable[[Stage], Awaitable[Row]]
 SCENARIOS: dict[str, Scenario] = {
     "race": races.half_fits,
+    "limits": limits.many_at_once,
     "listeners": listeners.normal_ends,
     "stops": listeners.stops,
     "kill": kills.killed_instance,

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -194,7 +194,7 @@ class QuotaFilter(Filter):
             await asyncio.wait((turn.ahead,))
         charges = turn.meter.finish(turn.final)
         if turn.outcome is Outcome.CUT:
-            charges = within(charges, turn.granted.tokens)
+            charges = turn.within(charges)
         elif turn.outcome is Outcome.FAILED and not charges:
             charges = [unseen(turn)]
         await self._keeper.settle(turn.lease, turn.outcome, turn.pricing.priced(charges))
@@ -279,19 +279,6 @@ class QuotaFilter(Filter):
                 log.info("turn %s waits: %s", turn.lease.turn_id, error)
                 await asyncio.sleep(PAUSE_S)
         return await self._leases.top_up(turn.lease, missing, step, turn.consumed)
-
-
-def within(charges: list[Charge], granted: int) -> list[Charge]:
-    """The charges of a cut answer: what was counted but not passed on is taken off the estimates."""
-    over = sum(charge.tokens for charge in charges) - granted
-    kept = []
-    for charge in charges:
-        if over > 0 and charge.estimated:
-            less = min(over, charge.output_tokens)
-            over -= less
-            charge = replace(charge, output_tokens=charge.output_tokens - less)
-        kept.append(charge)
-    return kept
 
 
 def _conversation_id(body: dict[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from geko_proxy.metering.leases import Amount, Granted, Lease, NewTurn
@@ -140,6 +141,30 @@ class MeteredTurn:
         early = 0 if self.dry or self.ahead is not None else self.reserve
         left = self.left
         self.look_at = self.meter.consumed + min(left, max(left - early, COUNT_STEP))
+
+    def within(self, charges: Sequence[Charge]) -> list[Charge]:
+        """The charges of a cut answer: what was counted but not passed on is taken off the estimates."""
+        over = max(0, sum(charge.tokens for charge in charges) - self.granted.tokens)
+        kept: list[Charge] = []
+        for charge in charges:
+            less = min(over, charge.output_tokens) if charge.estimated else 0
+            over -= less
+            kept.append(replace(charge, output_tokens=charge.output_tokens - less) if less else charge)
+        return self._within_money(kept)
+
+    def _within_money(self, charges: list[Charge]) -> list[Charge]:
+        price = self.pricing.price
+        if not self.pricing.limited or price is None or not price.output:
+            return charges
+        over = sum(charge.cost for charge in self.pricing.priced(charges)) - self.granted.cost
+        kept: list[Charge] = []
+        for charge in charges:
+            less = 0
+            if over > 0 and charge.estimated:
+                less = min(-(-over * PER // price.output), charge.output_tokens)
+                over -= less * price.output // PER
+            kept.append(replace(charge, output_tokens=charge.output_tokens - less) if less else charge)
+        return kept
 
     def add(self, wanted: Amount, granted: Granted, first_step: int) -> None:
         """Book a top-up, and set the next step: what the answer needs in STEP_S at its speed, but not more than a

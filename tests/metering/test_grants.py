@@ -103,3 +103,14 @@ def test_a_charge_gets_the_price_of_its_own_model(counter: TokenCounter) -> None
         Charge("r", 2, "subagent", "small", "x", 3, 4),
     ]
     assert [charge.cost for charge in pricing.priced(charges)] == [46, 7]
+
+
+def test_a_cut_answer_is_charged_what_was_passed_on(counter: TokenCounter) -> None:
+    reported = Charge("r", 1, "chat", "gpt-4o", "openAI", 10, 40)
+    guess = Charge("r", -1, "chat", "gpt-4o", "", 5, 100, estimated=True)
+    turn, _ = running(counter, Amount(120))
+    assert [each.tokens for each in turn.within([reported, guess])] == [50, 70]
+    turn, _ = running(counter, Amount(20))
+    assert [each.tokens for each in turn.within([reported, guess])] == [50, 5]  # a provider's word stands
+    turn, _ = running(counter, Amount(1000, 505), money=True)
+    assert turn.pricing.priced(turn.within([guess]))[0].cost == 500  # 10 for the prompt, 49 tokens of 10
