@@ -91,7 +91,7 @@ def test_results_are_put_between_the_marks_of_a_page(tmp_path: Path) -> None:
     put_between(page, "new")
     assert page.read_text("utf-8") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
     page.write_text("nothing", "utf-8")
-    with pytest.raises(ValueError, match="page.md"):
+    with pytest.raises(ValueError, match="page"):
         put_between(page, "new")
     for real in ("README.md", "docs/quota-proof.md"):
         assert Path(ROOT / real).read_text("utf-8").index(BEGIN) > 0
