@@ -15,18 +15,25 @@ from bench import events
 from bench.processes import environment, python
 from geko_proxy.exchange import Exchange
 from geko_proxy.filters.quota import QuotaFilter, QuotaOptions
-from geko_proxy.metering.leases import Lease, NewTurn
+from geko_proxy.metering.leases import Amount, Granted, Lease, NewTurn
+from geko_proxy.metering.limits import EVERY_MEMBER, Hold, Limit, LimitScope
+from geko_proxy.metering.prices import NO_PRICES, PriceTable
 from geko_proxy.metering.tokens import TokenCounter
+from geko_proxy.metering.windows import Period
 from geko_proxy.server import tune_collector
 from geko_proxy.services import Services
 from geko_proxy.sse import SseParser
 from prove.report import Row
 from prove.stage import Stage
-from tests.fake_services import ACME, exchange_of, reply_of
+from tests.fake_services import ACME, USER, WORKSPACE, exchange_of, reply_of
 
 MOST_START_US, MOST_EVENT_US = 60.0, 6.0
 PROCESSES, ROUNDS, STARTS, WORDS = 5, 10, 200, 2000
 TEXT = "Please explain in two or three sentences why the sky is blue and how that changes at sunset. " * 2
+LIMITS = (
+    Limit(WORKSPACE, WORKSPACE, LimitScope.WORKSPACE, amount=10**9),
+    Limit(USER, WORKSPACE, LimitScope.MEMBER, EVERY_MEMBER, Period.DAY, amount=10**6),
+)
 
 
 class NoDatabase:
@@ -43,6 +50,18 @@ class NoDatabase:
 
     async def settle(self, lease: Lease, state: Any, charges: Sequence[Any]) -> None:
         pass
+
+
+class NoLimits:
+    """A workspace with a limit for each member, and models without prices."""
+
+    generation = 0
+
+    async def list(self, *_: object) -> tuple[Limit, ...]:
+        return LIMITS
+
+    async def table(self, *_: object) -> PriceTable:
+        return NO_PRICES
 
 
 async def in_process(stage: Stage) -> Row:
@@ -73,7 +92,10 @@ async def _apart() -> tuple[float, float]:
 
 
 async def _measure() -> tuple[float, float]:
-    services = SimpleNamespace(leases=NoDatabase(), counter=TokenCounter())
+    nothing = NoLimits()
+    services = SimpleNamespace(
+        leases=NoDatabase(), counter=TokenCounter(), limits=nothing, prices=nothing, tenants=nothing
+    )
     quota = QuotaFilter(QuotaOptions(), cast(Services, services))
     tune_collector()
     starts = min([await _starts(quota) for _ in range(ROUNDS)])

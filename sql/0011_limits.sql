@@ -143,6 +143,7 @@ create table usage_events (
 create index usage_events_by_time on usage_events (tenant_id, workspace_id, occurred_at);
 create index usage_events_by_key on usage_events (tenant_id, key_id, occurred_at) where key_id is not null;
 create table usage_events_default partition of usage_events default;
+alter table usage_events_default enable row level security; -- reached through usage_events only
 
 -- Makes the partition of a month, when there is none; its name, or null. What the default one holds of it is moved.
 create function make_usage_partition(any_day date) returns text
@@ -161,6 +162,7 @@ begin
         return null;
     end if;
     execute format('create table %I (like usage_events including defaults including generated including constraints)', name);
+    execute format('alter table %I enable row level security', name);
     execute format('with moved as (delete from usage_events_default where occurred_at >= $1 and occurred_at < $2'
         ' returning tenant_id, turn_id, run_id, seq, workspace_id, user_id, key_id, conversation_id, kind, endpoint,'
         ' model, provider, input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost, estimated, source,'

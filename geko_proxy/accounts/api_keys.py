@@ -53,7 +53,7 @@ LIST_OF_USER: Final = f"{READ} and k.user_id = $3 order by k.created_at, k.key_i
 LIST_OF_WORKSPACE: Final = f"{READ} and k.workspace_id = $3 order by k.created_at, k.key_id"
 GET: Final = f"{READ} and k.user_id = $3 and k.key_id = $4"
 
-GET_LOCKED: Final = f"{GET} for no key update of k"
+LOCK: Final = "select from api_keys where tenant_id = $1 and user_id = $2 and key_id = $3 for no key update"
 
 UPDATE: Final = """
 update api_keys set name = $4, scopes = $5, models = $6, expires_at = $7
@@ -229,7 +229,9 @@ class ApiKeys:
         self, scope: Scope, user_id: UUID, key_id: UUID, month: datetime, *, lock: bool = False
     ) -> KeyRecord | None:
         """One key of a person. lock: it is about to be changed."""
-        row = await scope.fetch_row(GET_LOCKED if lock else GET, month, user_id, key_id)
+        if lock:  # read afterwards: a lock brings the newest version of the key, but not of its limit
+            await scope.execute(LOCK, user_id, key_id)
+        row = await scope.fetch_row(GET, month, user_id, key_id)
         return None if row is None else KeyRecord.from_row(row)
 
     async def update(self, scope: Scope, user_id: UUID, key_id: UUID, terms: KeyTerms) -> bool:

@@ -22,7 +22,7 @@ from geko_proxy.workspaces.workspaces import Workspace, insert_workspace
 if TYPE_CHECKING:
     from geko_proxy.services import Services
 
-TokenLimit = Annotated[int, Meta(ge=0, le=2**63 - 1)] | None
+TokenLimit = Annotated[int, Meta(ge=0, le=10**18)] | None
 WorkspaceName = Annotated[str, Meta(min_length=1, max_length=120)]
 Names = tuple[str, ...] | UnsetType | None
 

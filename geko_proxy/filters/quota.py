@@ -33,7 +33,7 @@ from geko_proxy.metering.keeper import LeaseKeeper
 from geko_proxy.metering.leases import Amount, Busy, Exhausted, Granted, NewTurn
 from geko_proxy.metering.ledger import Charge, Source
 from geko_proxy.metering.lifecycle import Outcome
-from geko_proxy.metering.limits import Hold, Limit, holds_of
+from geko_proxy.metering.limits import Hold, HoldCache, Limit
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.usage_events import step_and_text
 
@@ -80,6 +80,7 @@ class QuotaFilter(Filter):
         self._leases = services.leases
         self._turns: dict[Exchange, MeteredTurn] = {}
         self._contexts: LRUCache[tuple[UUID, str], int] = LRUCache(100_000)
+        self._known = HoldCache()
         self._generations: tuple[int | None, int | None] = (0, 0)
         self._keeper = LeaseKeeper(self._leases, lambda: tuple(self._turns.values()), self._new_holds)
 
@@ -128,7 +129,7 @@ class QuotaFilter(Filter):
     async def _holds(self, exchange: Exchange, turn: NewTurn) -> tuple[tuple[Hold, ...], Sequence[Limit]]:
         assert exchange.tenant is not None
         limits = await self.services.limits.list(turn.tenant_id, turn.workspace_id)
-        return holds_of(limits, turn.actor, turn.started_at, exchange.tenant.time_zone), limits
+        return self._known.holds_of(limits, turn.actor, turn.started_at, exchange.tenant.time_zone), limits
 
     async def _new_holds(self) -> None:
         """Let running turns count in windows of limits, and time zones, that have changed since they began."""

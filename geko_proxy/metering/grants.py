@@ -104,11 +104,10 @@ class MeteredTurn:
     @property
     def left(self) -> int:
         """Tokens that may still be passed on; below 0: more was used than granted."""
-        consumed = self.consumed
-        left = self.granted.tokens - consumed.tokens
+        left = self.granted.tokens - self.meter.consumed
         price = self.pricing.price
         if self.pricing.limited and price is not None and price.highest:
-            left = min(left, (self.granted.cost - consumed.cost) * PER // price.highest)
+            left = min(left, (self.granted.cost - self.pricing.so_far(self.meter)) * PER // price.highest)
         return left
 
     @property
@@ -123,8 +122,8 @@ class MeteredTurn:
     def look_later(self) -> None:
         """Set `look_at`: what the meter's upper bound must pass before counting is worth while again."""
         early = 0 if self.dry or self.ahead is not None else self.reserve
-        consumed, left = self.meter.consumed, self.left
-        self.look_at = consumed + min(left, max(left - early, COUNT_STEP))
+        left = self.left
+        self.look_at = self.meter.consumed + min(left, max(left - early, COUNT_STEP))
 
     def add(self, wanted: Amount, granted: Granted, first_step: int) -> None:
         """Book a top-up: a long answer asks less often, as long as there is plenty."""
