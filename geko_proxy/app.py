@@ -38,7 +38,7 @@ from geko_proxy.accounts.signing_key_store import SigningKeyStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
 from geko_proxy.admin_api.access import guarded
-from geko_proxy.alerts.deliveries import DeliveryStore
+from geko_proxy.alerts.deliveries import CLAIM_MARGIN_S, DeliveryStore, Schedule
 from geko_proxy.alerts.mails import AlertMails
 from geko_proxy.alerts.parts import AlertParts
 from geko_proxy.alerts.sender import WebhookSender
@@ -157,7 +157,8 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
 
 def _alert_parts(settings: Settings, database: Database, sealer: Sealer) -> AlertParts:
     targets = Targets(settings.alerts.allowed_networks)
-    return AlertParts(WebhookStore(sealer), DeliveryStore(database), targets)
+    schedule = Schedule(claim_s=settings.alerts.webhook_timeout_ms / 1000 + CLAIM_MARGIN_S)
+    return AlertParts(WebhookStore(sealer), DeliveryStore(database, schedule), targets)
 
 
 def _alert_worker(services: Services) -> AlertWorker:

@@ -67,6 +67,7 @@ where tenant_id = $1 and webhook_id = $2 and enabled
     and ($3 = 'gone' or failing_since <= now() - make_interval(secs => $4))
 returning webhook_id, workspace_id"""
 
+CLAIM_MARGIN_S: Final = 15.0  # beyond an attempt's time limit, to write down how it ended
 MAX_TESTS: Final = 10  # of one receiver in a minute
 KEPT_DAYS: Final = 30
 
@@ -79,7 +80,7 @@ class Schedule:
 
     retry_after_s: tuple[float, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
     off_after_s: float = 86_400
-    claim_s: float = 90
+    claim_s: float = 25
 
     def wait_s(self, attempts: int, wanted_s: float | None) -> float | None:
         """The wait after so many attempts; None: there are no more. wanted_s: the least, as the receiver asked."""

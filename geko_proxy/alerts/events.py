@@ -102,15 +102,19 @@ def mail_of(body: Mapping[str, Any], workspace: str, time_zone: str, link: str) 
         return f"Test of the alerts of workspace {workspace}", text
     data = body["data"]
     what = SUBJECTS[data["scope"]].format(workspace=workspace, subject=data["subject"])
-    words = f"{data['threshold']} % of the {period_word(data['period'])} quota of {what}"
+    quota = f"{period_word(data['period'])} quota of {what}"
     used, amount = shown(data["used"], data["unit"]), shown(data["amount"], data["unit"])
-    lines = [f"{words} {'are used up' if data['threshold'] < 100 else 'is used up'}: {used} of {amount}."]
-    if data["refused"]:
-        lines.append("A message was refused because it needs more than what is left.")
+    if data["refused"] and data["used"] < data["amount"]:
+        title = f"No room left in the {quota}"
+        lines = [f"A message was refused: it needs more than what is left of the {quota}."]
+    else:
+        title = f"{data['threshold']} % of the {quota} used"
+        lines = [f"{data['threshold']} % of the {quota} or more is used."]
+    lines.append(f"Used: {used} of {amount}.")
     if data["subject"] and data["scope"] in ("member", "key"):
         lines.append(f"The {data['scope']} is {data['subject']}.")
     resets = local_time(data["resetsAt"], time_zone)
-    return f"{words} used", "\n".join((*lines, f"The quota begins anew on {resets}.", "", link, ""))
+    return title, "\n".join((*lines, f"The quota begins anew on {resets}.", "", link, ""))
 
 
 def period_word(period: str) -> str:

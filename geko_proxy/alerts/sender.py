@@ -156,6 +156,8 @@ def described(error: Exception) -> str:
     cause: Any = getattr(error, "os_error", None) or error
     if isinstance(cause, ForbiddenAddress):
         return "webhooks may not reach this address"
+    if isinstance(error, aiohttp.InvalidURL):
+        return "the address is not valid"
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
         return "the TLS certificate was not accepted"
     if isinstance(error, aiohttp.ClientConnectorDNSError):

@@ -25,6 +25,12 @@ LOOK_UPS: Final = 16  # at the same time
 NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address inside an IPv6 one
 # Public by number, but of the machine's own provider: Azure's platform services answer any of its machines here.
 PLATFORM: Final = frozenset({ip_address("168.63.129.16")})
+# What is_global of some Python versions takes for public: IANA's registries have changed.
+SPECIAL: Final = tuple(
+    ip_network(text)
+    for text in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
+)
+GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 Address = IPv4Address | IPv6Address
 
@@ -133,6 +139,10 @@ def is_public(address: Address) -> bool:
     """Whether an address is on the public internet and a single host's (IANA's special-purpose registries)."""
     if isinstance(address, IPv6Address) and (address.ipv4_mapped is not None or address in NAT64):
         return True  # what it stands for decides
+    if isinstance(address, IPv6Address) and address not in GLOBAL_UNICAST:
+        return False
+    if any(address.version == network.version and address in network for network in SPECIAL):
+        return False
     return address.is_global and not (
         address.is_multicast
         or address.is_reserved

@@ -67,9 +67,7 @@ async def test_racing_settlements_announce_each_once(
     database: Database, make_place: Make, owner: Owner
 ) -> None:
     place, leases = await make_place(1000), Leases(database)
-    started = await asyncio.gather(
-        *(try_begin(leases, place.turn(), place.window, 10) for _ in range(12))
-    )
+    started = await asyncio.gather(*(try_begin(leases, place.turn(), place.window, 10) for _ in range(12)))
     await asyncio.gather(
         *(leases.settle(each, Outcome.DONE, [charge(90)]) for each in started if isinstance(each, Lease))
     )
@@ -186,7 +184,9 @@ async def test_a_members_alert_names_the_member_and_a_models_the_glob(
     lease = await begin_under(leases, found, place.turn(), Amount(1))
     assert isinstance(lease, Lease)
     await leases.settle(lease, Outcome.DONE, [charge(85)])
-    rows = await owner.fetch("select scope, limit_subject, period, threshold from quota_alerts order by scope")
+    rows = await owner.fetch(
+        "select scope, limit_subject, period, threshold from quota_alerts order by scope"
+    )
     assert [tuple(row) for row in rows] == [
         ("member", str(place.user_id), "day", 80),
         ("model", "Mock/gpt-*", "day", 80),
