@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from aiohttp import web
@@ -239,7 +240,8 @@ class Webhooks:
         details = {
             "workspaceId": webhook.workspace_id,
             "channel": webhook.channel,
-            "url": webhook.url,
+            # not the path: those of chat services are as good as a password
+            "host": None if webhook.url is None else urlsplit(webhook.url).netloc,
             "events": webhook.events,
             "enabled": webhook.enabled,
             **more,

@@ -58,7 +58,9 @@ GIVEN_UP: Final = """
 update webhook_deliveries set state = 'failed', ended_at = now(), claimed_until = null, last_status = $3,
     last_error = $4
 where tenant_id = $1 and delivery_id = $2 and state = 'pending'"""
-WORKS: Final = "update webhooks set failing_since = null where tenant_id = $1 and webhook_id = $2"
+WORKS: Final = """
+update webhooks set failing_since = null
+where tenant_id = $1 and webhook_id = $2 and failing_since is not null"""
 FAILS: Final = """
 update webhooks set failing_since = coalesce(failing_since, now()) where tenant_id = $1 and webhook_id = $2"""
 SWITCH_OFF: Final = """
@@ -149,10 +151,10 @@ class DeliveryStore:
         return [Delivery.from_row(row) for row in rows]
 
     async def mark(self, scope: Scope, delivery: Delivery, attempt: Attempt) -> Verdict:
-        """Write down how an attempt ended."""
+        """Write down how an attempt ended. The receiver's row comes first, as for those who switch it off meanwhile."""
         if attempt.delivered:
-            await scope.execute(DELIVERED, delivery.delivery_id, attempt.status)
             await scope.execute(WORKS, delivery.webhook_id)
+            await scope.execute(DELIVERED, delivery.delivery_id, attempt.status)
             return Verdict()
         wait_s = None
         if delivery.event != TEST:

@@ -86,6 +86,19 @@ async def test_a_refusal_is_a_hundred_percent_whatever_is_used(
     assert len(await announced(owner, place)) == 3
 
 
+async def test_a_step_cut_short_is_no_refusal_and_a_cut_is(
+    database: Database, make_place: Make, owner: Owner
+) -> None:
+    place, leases = await make_place(1000), Leases(database)
+    turns = [await try_begin(leases, place.turn(), place.window, 10) for _ in range(2)]
+    first, second = (each for each in turns if isinstance(each, Lease))
+    nothing = Amount(0)
+    assert (await leases.top_up(first, nothing, Amount(5000), nothing)).tokens == 980
+    assert await announced(owner, place) == []  # all is leased, nothing is used
+    assert (await leases.top_up(second, Amount(10), nothing, nothing)).tokens == 0
+    assert await announced(owner, place) == [(80, 0, 1000), (95, 0, 1000), (100, 0, 1000)]
+
+
 async def test_a_limit_lowered_below_use_is_announced_at_once(
     database: Database, make_place: Make, owner: Owner
 ) -> None:
