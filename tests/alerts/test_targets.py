@@ -147,7 +147,11 @@ async def test_a_loopback_in_any_spelling_is_refused_when_it_is_saved(host: str)
     targets.close()
 
 
-async def test_a_name_without_an_address_is_refused() -> None:
+async def test_a_name_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(*_: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    monkeypatch.setattr("geko_proxy.alerts.targets.socket.getaddrinfo", look_up)
     targets = Targets()
     with pytest.raises(ForbiddenTarget, match="no address"):
         await targets.check("https://nothing.invalid/")

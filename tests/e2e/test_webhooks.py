@@ -249,6 +249,9 @@ async def test_mails_go_to_owners_and_admins(dsn: str, stand_in: Running, log_di
                 if len(found) >= 2:
                     break
                 await asyncio.sleep(0.05)
+            await asyncio.sleep(1)
+            found = re.findall(r"mail to (\S+): (.*?)\\n", server.log_text())
+    assert len(found) == 2  # one each, though three thresholds were passed together
     assert {to for to, _ in found} == {"alice@example.org", "adam@example.org"}
     assert {subject for _, subject in found} == {"No room left in the monthly quota of workspace Default"}
 
