@@ -38,6 +38,13 @@ from geko_proxy.accounts.signing_key_store import SigningKeyStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
 from geko_proxy.admin_api.access import guarded
+from geko_proxy.alerts.deliveries import CLAIM_MARGIN_S, DeliveryStore, Schedule
+from geko_proxy.alerts.mails import AlertMails
+from geko_proxy.alerts.parts import AlertParts
+from geko_proxy.alerts.sender import WebhookSender
+from geko_proxy.alerts.targets import Targets
+from geko_proxy.alerts.webhooks import WebhookStore
+from geko_proxy.alerts.worker import AlertWorker
 from geko_proxy.answers import Answers
 from geko_proxy.background import Background
 from geko_proxy.client_api.openapi import with_document
@@ -48,11 +55,12 @@ from geko_proxy.exchange import Exchange
 from geko_proxy.filters.loader import load_chain
 from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
-from geko_proxy.mail import MailQueue, open_mailer
+from geko_proxy.mail import MailQueue, link_base, open_mailer
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.limits import LimitStore
 from geko_proxy.metering.price_store import PriceStore
 from geko_proxy.metering.reports import Reports
+from geko_proxy.metering.standing import Standings
 from geko_proxy.metering.tokens import TokenCounter
 from geko_proxy.oauth.http import ProviderHttp
 from geko_proxy.oauth.registry import Providers
@@ -149,12 +157,27 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     for part in (services.signing_keys, services.last_seen):
         await part.start()
         stack.push_async_callback(part.stop)
+    alerts = _alert_worker(services)
+    await alerts.start(invalidation)
+    stack.push_async_callback(alerts.stop)
     return services, upstream, _peers(settings, database, invalidation, services)
 
 
 def _peers(settings: Settings, database: Database, invalidation: Invalidation, services: Services) -> Peers:
     instances = Instances(database, invalidation, services.leases.instance_id)
     return Peers(instances, HopSigner(settings.auth.encryption_secret), settings.librechat.read_timeout_ms)
+
+
+def _alert_parts(settings: Settings, database: Database, sealer: Sealer) -> AlertParts:
+    targets = Targets(settings.alerts.allowed_networks)
+    schedule = Schedule(claim_s=settings.alerts.webhook_timeout_ms / 1000 + CLAIM_MARGIN_S)
+    return AlertParts(WebhookStore(sealer), DeliveryStore(database, schedule), targets)
+
+
+def _alert_worker(services: Services) -> AlertWorker:
+    sender = WebhookSender(services.alerts.targets, services.settings.alerts.webhook_timeout_ms / 1000)
+    mails = AlertMails(services.database, services.mailer, link_base(services.settings))
+    return AlertWorker(services.database, services.alerts, sender, mails)
 
 
 async def _prepare_hashing(settings: Settings, stack: AsyncExitStack) -> None:
@@ -218,6 +241,8 @@ def _services(
         limits=LimitStore(database, invalidation),
         prices=PriceStore(database, invalidation),
         reports=Reports(database),
+        standings=Standings(database),
+        alerts=_alert_parts(settings, database, sealer),
         counter=TokenCounter(),
         turns=Turns(),
     )

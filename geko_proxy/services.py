@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from geko_proxy.accounts.signing_key_rotation import SigningKeyRotation
     from geko_proxy.accounts.tokens import AccessTokens
     from geko_proxy.accounts.users import UserStore
+    from geko_proxy.alerts.parts import AlertParts
     from geko_proxy.background import Background
     from geko_proxy.config import Settings
     from geko_proxy.librechat_client import LibreChatClient
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from geko_proxy.metering.limits import LimitStore
     from geko_proxy.metering.price_store import PriceStore
     from geko_proxy.metering.reports import Reports
+    from geko_proxy.metering.standing import Standings
     from geko_proxy.metering.tokens import TokenCounter
     from geko_proxy.oauth.registry import Providers
     from geko_proxy.storage.database import Database
@@ -83,5 +85,7 @@ class Services:
     limits: LimitStore
     prices: PriceStore
     reports: Reports
+    standings: Standings
+    alerts: AlertParts
     counter: TokenCounter
     turns: Turns

@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("storage",),
     (
         "accounts",
+        "alerts",
         "oauth",
         "workspaces",
         "metering",

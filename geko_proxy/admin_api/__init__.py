@@ -11,6 +11,16 @@ from geko_proxy.admin_api.invitations import InvitationReply, Invitations, Invit
 from geko_proxy.admin_api.members import MemberReply, Members, MembersReply, RoleBody
 from geko_proxy.admin_api.sessions import MemberSessions
 from geko_proxy.admin_api.usage import Usage, UsageReply
+from geko_proxy.admin_api.webhooks import (
+    DeliveriesReply,
+    NewWebhookBody,
+    NoBody,
+    WebhookChangeBody,
+    WebhookReply,
+    Webhooks,
+    WebhooksReply,
+    WebhookTestReply,
+)
 from geko_proxy.admin_api.workspaces import (
     ConfigBody,
     ConfigReply,
@@ -46,6 +56,7 @@ def routes(services: Services) -> list[Row]:
         *joining_routes(services),
         *address_routes(services),
         *key_routes(services),
+        *webhook_routes(services),
     ]
 
 
@@ -130,3 +141,23 @@ def key_routes(services: Services) -> list[Row]:
         ("GET", of_workspace, own("workspaces.api_keys", WRITE), keys.list_of_workspace),
         ("DELETE", f"{of_workspace}/{{keyId}}", delete_one, keys.delete_of_workspace),
     ]
+
+
+def webhook_routes(services: Services) -> list[Row]:
+    """Who is told of quotas: for one workspace, and for all of the tenant."""
+    found: list[Row] = []
+    for base, name, rule in ((ONE, "workspaces.webhooks", WRITE), ("/v1/tenant", "tenant.webhooks", OWNERS)):
+        webhooks = Webhooks(services, of_tenant=rule is OWNERS)
+        every, one = f"{base}/webhooks", f"{base}/webhooks/{{webhookId}}"
+        create = own(f"{name}.create", rule, NewWebhookBody, WebhookReply, 201)
+        change = own(f"{name}.change", rule, WebhookChangeBody, WebhookReply)
+        deliveries = own(f"{name}.deliveries", rule, None, DeliveriesReply)
+        found += [
+            ("GET", every, own(f"{name}.list", rule, None, WebhooksReply), webhooks.list_all),
+            ("POST", every, create, webhooks.create),
+            ("PATCH", one, change, webhooks.change),
+            ("DELETE", one, own(f"{name}.delete", rule, None, None, 204), webhooks.delete),
+            ("POST", f"{one}/test", own(f"{name}.test", rule, NoBody, WebhookTestReply, 202), webhooks.test),
+            ("GET", f"{one}/deliveries", deliveries, webhooks.deliveries),
+        ]
+    return found

@@ -26,7 +26,7 @@ from geko_proxy.config.kinds import (
     workspace_hosts,
 )
 from geko_proxy.config.oauth_settings import OAuthProviderSettings
-from geko_proxy.config.people_settings import AuthSettings, MailSettings
+from geko_proxy.config.people_settings import AlertSettings, AuthSettings, MailSettings
 from geko_proxy.config.secrets import weakness
 from geko_proxy.errors import ConfigError
 
@@ -229,6 +229,7 @@ class Settings:
     redis: RedisSettings = field(default_factory=RedisSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     mail: MailSettings = field(default_factory=MailSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     oauth: tuple[OAuthProviderSettings, ...] = ()
     filters: tuple[FilterSettings, ...] = DEFAULT_FILTERS
@@ -291,6 +292,7 @@ SECTIONS: dict[str, type[Any]] = {
     "redis": RedisSettings,
     "auth": AuthSettings,
     "mail": MailSettings,
+    "alerts": AlertSettings,
     "logging": LoggingSettings,
 }
 
