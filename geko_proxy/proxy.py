@@ -16,7 +16,7 @@ from geko_proxy import relay
 from geko_proxy.addresses import network_of
 from geko_proxy.config import ServerSettings
 from geko_proxy.door import Door
-from geko_proxy.errors import Refused, UpstreamLimited
+from geko_proxy.errors import Refused, UpstreamError, UpstreamLimited
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.failures import failure_reply
 from geko_proxy.filters.chain import Chain
@@ -28,6 +28,7 @@ from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream
 
 if TYPE_CHECKING:
+    from geko_proxy.accounts.agent_keys import AgentKeys
     from geko_proxy.accounts.shadow import ShadowAccounts
     from geko_proxy.librechat_client import LibreChatClient
 
@@ -51,6 +52,7 @@ class Proxy:
         upstream: Upstream,
         client: LibreChatClient,
         shadows: ShadowAccounts,
+        agent_keys: AgentKeys,
         turns: Turns,
         settings: ServerSettings,
     ) -> None:
@@ -62,6 +64,7 @@ class Proxy:
         self._upstream = upstream
         self._client = client
         self._shadows = shadows
+        self._agent_keys = agent_keys
         self._turns = turns
         self._access_log = settings.access_log
         self._in_flight: dict[str, int] = {}  # requests by client address
@@ -119,7 +122,10 @@ class Proxy:
             if exchange.route is Route.STREAM:
                 return await self._listen(exchange, request)
             aborted = await self._check_abort(exchange) if exchange.operation == "chat.abort" else None
-            reply = await self._forward(exchange, request)
+            if exchange.route is Route.AGENTS_API:
+                reply = await self._ask_agents_api(exchange, request)
+            else:
+                reply = await self._forward(exchange, request)
             if aborted is not None and reply.status == 200:
                 await _end_of(aborted)
             reply = await self.chain.reply(exchange, reply)
@@ -246,6 +252,23 @@ class Proxy:
         exchange.request.set_json({"streamId": turn.stream_id, "conversationId": turn.stream_id})
         return turn
 
+    async def _ask_agents_api(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """Send with the shadow account's key; once more with a new one if LibreChat does not know it any more."""
+        identity, asked = exchange.signed_in(), exchange.request
+        key = await self._agent_keys.get(identity)
+        asked.set_header("authorization", f"Bearer {key}")
+        reply = await self._forward(exchange, request)
+        if reply.status != 401:
+            return reply
+        reply.close()
+        another = await self._agent_keys.get(identity, refused=key)
+        asked.set_header("authorization", f"Bearer {another}")
+        reply = await self._forward(exchange, request)
+        if reply.status == 401:  # not the caller's doing, who is signed in
+            reply.close()
+            raise UpstreamError("LibreChat takes no keys: is endpoints.agents.remoteApi.auth.apiKey off?")
+        return reply
+
     async def _forward(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """Send the exchange to LibreChat as the caller's shadow account; give back head and unread body."""
         asked = exchange.request
@@ -283,7 +306,7 @@ class Proxy:
             shadow = await self._shadows.get(identity.tenant_id, identity.workspace_id, identity.user_id)
             if exchange.route is Route.MEDIA:
                 extra["refreshToken"] = await self._shadows.credentials.refresh_cookie(shadow)
-            else:
+            elif exchange.route is not Route.AGENTS_API:
                 bearer = await self._shadows.bearer(shadow)
                 exchange.request.overrides["authorization"] = "Bearer " + bearer
         cookies = exchange.request.cookies

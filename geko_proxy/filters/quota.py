@@ -19,12 +19,15 @@ import msgspec
 from cachetools import LRUCache
 
 from geko_proxy.errors import StoreError
+from geko_proxy.filters import agents_quota
+from geko_proxy.filters.agents_quota import AgentsAnswer, answer_of, is_answer
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.librechat import concurrent_refusal
 from geko_proxy.metering.keeper import LeaseKeeper
 from geko_proxy.metering.leases import Busy, Exhausted, Granted, Lease, NewTurn, TurnState
 from geko_proxy.metering.ledger import Charge, Source
 from geko_proxy.metering.meter import TurnMeter
+from geko_proxy.metering.prompt_estimate import attached_image_tokens, long_texts
 from geko_proxy.metering.usage_events import step_and_text
 from geko_proxy.metering.windows import month_window
 
@@ -35,7 +38,6 @@ log = logging.getLogger("geko.filters.quota")
 
 TRIES, PAUSE_S = 20, 0.5  # of a top-up while the database is away: the answer waits, and is not cut for that
 MAX_INLINE = 50_000  # characters; more are counted in a thread
-MAX_ID_CHARS = 40
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 MAX_STEPS = 8  # a top-up grows to so many steps
 MAX_RESERVE = 100  # tokens
@@ -120,7 +122,7 @@ class QuotaFilter(Filter):
 
     name: ClassVar[str] = "quota"
     Options: ClassVar[type] = QuotaOptions
-    routes: ClassVar[frozenset[Route]] = frozenset({Route.CHAT})
+    routes: ClassVar[frozenset[Route]] = frozenset({Route.CHAT, Route.AGENTS_API})
 
     def __init__(self, options: QuotaOptions, services: Services) -> None:
         super().__init__(options, services)
@@ -138,6 +140,8 @@ class QuotaFilter(Filter):
         await self._keeper.stop()
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
+        if exchange.route is Route.AGENTS_API and not is_answer(exchange):
+            return None
         identity = exchange.signed_in()
         assert exchange.tenant is not None
         body = await exchange.request.json()
@@ -155,14 +159,21 @@ class QuotaFilter(Filter):
         except ValueError as error:
             raise Refused(400, "invalid_conversation_id", f"conversationId: {error}.") from None
         window = month_window(datetime.now(UTC), exchange.tenant.time_zone)
-        need = await self._estimate(body, identity.workspace_id)
+        of_agents_api = exchange.route is Route.AGENTS_API
+        if of_agents_api:
+            need = await agents_quota.estimate(body, model, self._count)
+        else:
+            need = await self._estimate(body, identity.workspace_id) + attached_image_tokens(body, model)
         outcome = await self._leases.begin(turn, window, need, self._allowance)
         if isinstance(outcome, Busy):
             raise concurrent_refusal()
         if isinstance(outcome, Exhausted):
             raise exhausted_refusal(outcome, exchange)
         exchange.turn_id = turn.turn_id
-        meter = TurnMeter(self.services.counter, model)
+        if of_agents_api:
+            meter = AgentsAnswer(exchange, body, self.services.counter, need).meter
+        else:
+            meter = TurnMeter(self.services.counter, model)
         self._turns[exchange] = MeteredTurn(outcome, meter, self._step, need)
         return None
 
@@ -171,6 +182,10 @@ class QuotaFilter(Filter):
         reply = exchange.reply
         if turn is None or reply is None or reply.status != 200:
             return None
+        answer = answer_of(exchange)
+        if answer is not None:
+            turn.started = True
+            return await answer.take_reply(reply, lambda: self._look_if_due(exchange, turn))
         body = await reply.json()
         if isinstance(body, dict) and isinstance(body.get("streamId"), str):
             turn.started = True
@@ -189,6 +204,9 @@ class QuotaFilter(Filter):
         if turn is None:
             return None
         meter = turn.meter
+        answer = answer_of(exchange)
+        if answer is not None:
+            return answer.hook(lambda: self._look_if_due(exchange, turn))
 
         def count(event: SseEvent) -> Awaitable[None] | None:
             delta = step_and_text(event.data)
@@ -207,10 +225,19 @@ class QuotaFilter(Filter):
 
         return count
 
+    def _look_if_due(self, exchange: Exchange, turn: MeteredTurn) -> Awaitable[None] | None:
+        due = turn.meter.at_most > turn.look_at and turn.state is not TurnState.CUT
+        return self._look(exchange, turn) if due else None
+
     async def on_finish(self, exchange: Exchange) -> None:
         turn = self._turns.pop(exchange, None)
         if turn is None:
             return
+        answer = answer_of(exchange)
+        if answer is not None:
+            turn.final = answer.final
+            if turn.state is not TurnState.CUT:
+                turn.state = TurnState.ABORTED if turn.final is None else TurnState.DONE
         if not turn.started:
             await self._keeper.settle(turn.lease, TurnState.REFUSED, ())
             return
@@ -221,7 +248,8 @@ class QuotaFilter(Filter):
             charges = within(charges, turn.granted)
         elif turn.state is TurnState.FAILED and not charges:
             charges = [unseen(turn)]
-        self._remember(exchange, charges)
+        if answer is None:
+            self._remember(exchange, charges)
         await self._keeper.settle(turn.lease, turn.state, charges)
         log.info(
             "%s: turn %s %s, %d tokens",
@@ -233,10 +261,12 @@ class QuotaFilter(Filter):
 
     async def _estimate(self, body: dict[str, Any], workspace_id: UUID) -> int:
         """Tokens of the prompt: every text in the body, and what the conversation held when it was last seen."""
-        texts = "\n".join(long_texts(body))
-        count = self.services.counter.count
-        tokens = count(texts) if len(texts) < MAX_INLINE else await asyncio.to_thread(count, texts)
+        tokens = await self._count("\n".join(long_texts(body)))
         return tokens + self._contexts.get((workspace_id, str(body.get("conversationId"))), 0)
+
+    async def _count(self, texts: str) -> int:
+        count = self.services.counter.count
+        return count(texts) if len(texts) < MAX_INLINE else await asyncio.to_thread(count, texts)
 
     def _remember(self, exchange: Exchange, charges: Sequence[Charge]) -> None:
         """Keep the size of a conversation's context for the estimate of its next turn."""
@@ -332,18 +362,6 @@ def _conversation_id(body: dict[str, Any]) -> str | None:
     if not isinstance(value, str) or not CONVERSATION_ID.fullmatch(value):
         raise ValueError("expected letters, digits, - and _, at most 100")
     return value
-
-
-def long_texts(value: Any) -> list[str]:
-    """Every text in a body that is longer than an id, wherever it is: all of them may reach the model."""
-    if isinstance(value, str):
-        return [value] if len(value) > MAX_ID_CHARS else []
-    if isinstance(value, dict):
-        found = [text for key, each in value.items() if key != "text" for text in long_texts(each)]
-        return [*found, str(value["text"])] if isinstance(value.get("text"), str) else found
-    if isinstance(value, list):
-        return [text for each in value for text in long_texts(each)]
-    return []
 
 
 def unseen(turn: MeteredTurn) -> Charge:

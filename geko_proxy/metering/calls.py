@@ -123,10 +123,14 @@ class Calls:
             self._add(call, text)
 
     def add_side_text(self, kind: str, run: str, text: str) -> None:
-        """Text of a sub-agent's or a summary's call. Those announce no prompt."""
+        """Text of a sub-agent's or a summary's call. Those announce no prompt.
+
+        A summary reads what has just been announced and turned out to be too long; its agent then announces anew.
+        """
         call = self._last.get((kind, run))
         if call is None or call.closed_by is not None:
-            call = self._start(run, 0, kind)
+            prompt = self._unanswered() if kind == "summarization" else 0
+            call = self._start(run, prompt, kind)
         self._add(call, text)
 
     def add_missed(self, tokens: int) -> None:
@@ -136,6 +140,12 @@ class Calls:
             call.add_missed(tokens)
             self._estimate += tokens
             self.has_text = True
+
+    def cover(self, charge: Charge, calls: list[Call]) -> None:
+        """A report that says itself which calls it is about."""
+        self.count()
+        for call in calls:
+            self._close(call, charge)
 
     def report(self, charge: Charge) -> None:
         """A provider's report closes the call that it fits best."""
@@ -150,6 +160,12 @@ class Calls:
         self._unsure += len(text) if text.isascii() else 4 * len(text)
         if self._unsure > MAX_UNSURE:
             self.count()
+
+    def _unanswered(self) -> int:
+        """The prompt of the call that was announced last, if it has made no text."""
+        self.count()
+        call = self._last.get(("chat", self._agent))
+        return call.prompt if call is not None and call.closed_by is None and not call.tokens else 0
 
     def _start(self, agent: str, prompt: int, kind: str) -> Call:
         call = Call(self._counter, agent, prompt, kind)
