@@ -71,7 +71,7 @@ class AgentsApiReader:
 
     def read_event(self, data: Mapping[str, Any]) -> None:
         """Take an event of responses."""
-        kind = data.get("type")
+        kind = name_of(data.get("type"))
         if kind in TEXT_DELTAS:
             self._text(data.get("delta"), tool=kind == "response.function_call_arguments.delta")
         elif kind == "response.output_item.added":

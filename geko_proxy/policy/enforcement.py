@@ -192,7 +192,7 @@ async def _check_can_be_metered(agent_id: str, guard: Guard) -> None:
         raise _not_metered(reason) from None
     if any(each.subagents for each in found):
         raise _not_metered("it uses sub-agents, which are not metered there")
-    if any("disableStreaming" in each.parameters for each in found):
+    if not all(each.streams for each in found):
         raise _not_metered("it does not stream")
 
 

@@ -68,6 +68,7 @@ class AgentChoice:
 
     agents: ids of those. parameters: names of model parameters that no client sets. complete: False for the short
     document that LibreChat may give to accounts without the right to edit. subagents: it may start some.
+    streams: False for one that answers in one piece.
     """
 
     endpoint: str | None
@@ -77,6 +78,7 @@ class AgentChoice:
     parameters: tuple[str, ...]
     complete: bool
     subagents: bool = False
+    streams: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ def read_agent(document: Mapping[str, Any]) -> AgentChoice:
         parameters=tuple(key for key, value in parameters.items() if not _is_parameter(key, value)),
         complete=tools is not None,
         subagents=_has_subagents(document),
+        streams=not _is_on(parameters.get("disableStreaming")),
     )
 
 

@@ -5,6 +5,7 @@ Ordered in the prompt beside the orders of `provider`:
   subagent    =12: a sub-agent writes so many words inside the first tool call
   sequential  =9: an agent whose output is hidden writes so many words first
   summary     =15: the conversation is summed up in so many words first
+  fail_last   =400: the answer's own call is refused with this status
   vendor      =bedrock: the provider's name in the reports; bedrock tells cached tokens apart
 """
 
@@ -50,6 +51,8 @@ class Scene:
         for number in range(calls - 1):
             words = int(self._order.get("subagent", 0)) if number == 0 else 0
             prompts = await self._use_tool(prompts, words)
+        if "fail_last" in self._order:
+            prompts = [*prompts, {"role": "user", "content": f"[[status={self._order['fail_last']}]]"}]
         return prompts
 
     async def _use_tool(self, prompts: list[Json], subagent_words: int) -> list[Json]:

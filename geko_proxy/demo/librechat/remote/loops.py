@@ -29,16 +29,20 @@ class Loop:
     async def pieces(self) -> AsyncIterator[Piece]:
         """All calls, one after the other. Raises as Provider.stream."""
         calls = int(order_in(self._asked.messages, self._asked.model).get("calls", 1))
+        messages = list(self._asked.messages)
         for _ in range(calls - 1):
-            call = replace(self._asked)
+            call, arguments = replace(self._asked, messages=list(messages)), ""
             yield Piece("tool", nanoid("call_"))
             async for piece in self._provider.stream(call):
+                arguments += piece.text
                 yield Piece("args", piece.text)
             self._note(call)
+            messages += [{"role": "assistant", "content": arguments}, {"role": "tool", "content": OUTPUT}]
             yield Piece("output", OUTPUT)
-        async for piece in self._provider.stream(self._asked):
+        call = replace(self._asked, messages=messages)
+        async for piece in self._provider.stream(call):
             yield Piece(piece.kind, piece.text)
-        self._note(self._asked)
+        self._note(call)
 
     def _note(self, call: ModelCall) -> None:
         if call.usage is not None:
