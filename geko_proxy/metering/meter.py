@@ -77,7 +77,8 @@ class TurnMeter:
     @property
     def at_most(self) -> int:
         """An upper bound of `consumed` that is known without counting: cheap to ask at every event."""
-        return self._reported + self._calls.at_most
+        calls = self._calls
+        return self._reported + calls.known + calls.unsure
 
     @property
     def charges(self) -> list[Charge]:

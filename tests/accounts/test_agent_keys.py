@@ -23,7 +23,6 @@ from geko_proxy.workspaces.audit import Audit
 from geko_proxy.workspaces.roles import Role
 from tests.conftest import Account
 
-
 SECRET = "j" * 32
 
 
