@@ -416,6 +416,24 @@ async def test_agents_api_leaving_stops_the_model_and_is_charged(
 
 
 @BOTH_APIS
+async def test_agents_api_leaving_before_the_json_came_is_charged(
+    alice: Person, books: Books, api: str
+) -> None:
+    agent_id = await new_agent(alice)
+    path, body = body_of(api, agent_id, "x [[tokens=500 word=river delay_ms=2]]", stream=False)
+    headers = {"Authorization": f"Bearer {alice.token}", "User-Agent": BROWSER_USER_AGENT}
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.8), alice.client.post(path, json=body, headers=headers):
+            pass
+    await asyncio.sleep(1.5)
+    charged = sum(row["tokens"] for row in await books.charged())
+    produced = await books.produced()
+    assert (
+        abs(charged - produced) <= 0.03 * produced + 10
+    )  # whether the model was stopped or went on to its end
+
+
+@BOTH_APIS
 @STREAM_AND_NOT
 async def test_agents_api_failures_cost_nothing(
     alice: Person, books: Books, api: str, *, stream: bool
