@@ -15,7 +15,7 @@ from bench import events
 from bench.processes import environment, python
 from geko_proxy.exchange import Exchange
 from geko_proxy.filters.quota import QuotaFilter, QuotaOptions
-from geko_proxy.metering.leases import Lease, NewTurn
+from geko_proxy.metering.leases import Granted, Lease, NewTurn
 from geko_proxy.metering.tokens import TokenCounter
 from geko_proxy.metering.windows import Window
 from geko_proxy.server import tune_collector
@@ -41,8 +41,8 @@ class NoDatabase:
     async def set_conversation(self, lease: Lease, conversation_id: str) -> None:
         pass
 
-    async def top_up(self, lease: Lease, step: int, consumed: int) -> int:
-        return step
+    async def top_up(self, lease: Lease, step: int, consumed: int) -> Granted:
+        return Granted(step)
 
     async def settle(self, lease: Lease, state: Any, charges: Sequence[Any]) -> None:
         pass

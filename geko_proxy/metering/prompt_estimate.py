@@ -16,7 +16,7 @@ MAX_ID_CHARS: Final = 40  # shorter texts of a chat POST are ids and names, not 
 MAX_SIDE: Final = 20_000  # pixels; sizes come from the client
 UNKNOWN_IMAGE_TOKENS: Final = 1024  # what LibreChat takes for a picture whose size it can't read
 HEAD_BYTES: Final = 80  # of a picture; sizes stand there
-PARTS_WITH_IMAGES: Final = frozenset({"image_url", "input_image", "image"})
+IMAGES: Final = ("image_url", "input_image", "image")  # types of content parts
 
 
 class Size(NamedTuple):
@@ -58,14 +58,18 @@ def attached_image_tokens(body: Mapping[str, Any], model: str) -> int:
 
 def long_texts(value: Any) -> list[str]:
     """Every text in a body that is longer than an id, wherever it is: all of them may reach the model."""
-    if isinstance(value, str):
-        return [value] if len(value) > MAX_ID_CHARS else []
-    if isinstance(value, dict):
-        found = [text for key, each in value.items() if key != "text" for text in long_texts(each)]
-        return [*found, str(value["text"])] if isinstance(value.get("text"), str) else found
-    if isinstance(value, list):
-        return [text for each in value for text in long_texts(each)]
-    return []
+    found, waiting = [], [value]
+    while waiting:  # not by recursion: how deep it goes is the client's choice
+        each = waiting.pop()
+        if isinstance(each, str):
+            found += [each] if len(each) > MAX_ID_CHARS else []
+        elif isinstance(each, dict):
+            text = each.get("text")
+            found += [text] if isinstance(text, str) else []
+            waiting.extend(inner for inner in each.values() if inner is not text or not isinstance(text, str))
+        elif isinstance(each, list):
+            waiting.extend(each)
+    return found
 
 
 def agents_api_prompt(body: Mapping[str, Any], model: str) -> tuple[list[str], int]:
@@ -91,17 +95,18 @@ class _Image(NamedTuple):
 
 
 def _walk(value: Any) -> Iterator[str | _Image]:
-    if isinstance(value, str):
-        yield from (_Image(size_of_data(value)),) if value.startswith("data:image/") else (value,)
-    elif isinstance(value, dict):
-        if value.get("type") in PARTS_WITH_IMAGES:
-            yield _Image(size_of_data(_url_of(value)))
-            return
-        for each in value.values():
-            yield from _walk(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _walk(each)
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            yield _Image(size_of_data(each)) if each.startswith("data:image/") else each
+        elif isinstance(each, dict):
+            if each.get("type") in IMAGES:
+                yield _Image(size_of_data(_url_of(each)))
+            else:
+                waiting.extend(each.values())
+        elif isinstance(each, list):
+            waiting.extend(each)
 
 
 def _url_of(part: Mapping[str, Any]) -> str:

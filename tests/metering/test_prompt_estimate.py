@@ -120,3 +120,11 @@ def test_an_agents_api_request_is_read_everywhere_and_pictures_are_no_text() -> 
 def test_a_chat_message_is_read_but_for_its_ids() -> None:
     body = {"text": "hi", "promptPrefix": "p" * 50, "messageId": "m" * 36, "quotes": ["q" * 41, 7]}
     assert sorted(long_texts(body)) == ["hi", "p" * 50, "q" * 41]
+
+
+def test_a_body_may_be_nested_as_deep_as_it_likes() -> None:
+    deep: object = ["deep " * 20]
+    for _ in range(5000):
+        deep = {"content": [deep], "type": []}
+    assert len(long_texts(deep)) == 1
+    assert agents_api_prompt({"messages": deep}, "gpt-4o") == (["deep " * 20], 0)
