@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from geko_proxy.librechat_client import LibreChatClient
     from geko_proxy.mail import Mailer
     from geko_proxy.metering.leases import Leases
-    from geko_proxy.metering.quotas import QuotaStore
+    from geko_proxy.metering.limits import LimitStore
+    from geko_proxy.metering.price_store import PriceStore
     from geko_proxy.metering.reports import Reports
     from geko_proxy.metering.tokens import TokenCounter
     from geko_proxy.oauth.registry import Providers
@@ -81,7 +82,8 @@ class Services:
     shared_links: SharedLinkStore
     audit: Audit
     leases: Leases
-    quotas: QuotaStore
+    limits: LimitStore
+    prices: PriceStore
     reports: Reports
     counter: TokenCounter
     turns: Turns

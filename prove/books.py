@@ -18,13 +18,13 @@ CHARGES = """
 select conversation_id, sum(tokens)::bigint as tokens, bool_or(estimated) as estimated,
     count(*) filter (where source = 'recovered' and tokens > 0) as recoveries
 from usage_events where workspace_id = $1 group by conversation_id"""
-TURNS = "select conversation_id, state from turns where workspace_id = $1"
+TURNS = "select conversation_id, coalesce(outcome, state) as outcome from turns where workspace_id = $1"
 WINDOW = """
 select coalesce(sum(used), 0)::bigint as used, coalesce(sum(leased), 0)::bigint as leased,
-    (select token_limit from workspace_quotas where workspace_id = $1) as token_limit,
+    (select amount from quota_limits where limit_id = $1) as token_limit,
     (select coalesce(sum(tokens), 0)::bigint from usage_events where workspace_id = $1) as ledger,
     (select count(*) from leases where workspace_id = $1) as leases
-from quota_windows where workspace_id = $1"""
+from limit_windows where limit_id = $1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Charged:
     tokens: int = 0
     estimated: bool = False
     recoveries: int = 0
-    states: tuple[str, ...] = ()
+    outcomes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +100,17 @@ class Books:
 
     async def charged(self, workspace_id: str) -> dict[str | None, Charged]:
         """By conversation; None: turns whose conversation was never named."""
-        states: dict[str | None, list[str]] = {}
+        outcomes: dict[str | None, list[str]] = {}
         for row in await self.fetch(TURNS, UUID(workspace_id)):
-            states.setdefault(row["conversation_id"], []).append(row["state"])
+            outcomes.setdefault(row["conversation_id"], []).append(row["outcome"])
         charges = {row["conversation_id"]: row for row in await self.fetch(CHARGES, UUID(workspace_id))}
         found: dict[str | None, Charged] = {}
-        for conversation in states.keys() | charges.keys():
+        for conversation in outcomes.keys() | charges.keys():
             booked = charges.get(conversation)
             paid = (
                 Charged(booked["tokens"], booked["estimated"], booked["recoveries"]) if booked else Charged()
             )
-            found[conversation] = replace(paid, states=tuple(states.get(conversation, ())))
+            found[conversation] = replace(paid, outcomes=tuple(outcomes.get(conversation, ())))
         return found
 
     async def produced(self, conversations: Collection[str]) -> dict[str, Produced]:
@@ -139,7 +139,7 @@ class Books:
         begun = time.monotonic()
         while time.monotonic() - begun < within_s:
             running = await self.fetch(
-                "select count(*) as n from turns where workspace_id = $1 and state = 'running'",
+                "select count(*) as n from turns where workspace_id = $1 and ended_at is null",
                 UUID(workspace_id),
             )
             if running[0]["n"] == 0 and (await self.window(workspace_id)).leases == 0:

@@ -15,37 +15,55 @@ from bench import events
 from bench.processes import environment, python
 from geko_proxy.exchange import Exchange
 from geko_proxy.filters.quota import QuotaFilter, QuotaOptions
-from geko_proxy.metering.leases import Granted, Lease, NewTurn
+from geko_proxy.metering.leases import Amount, Granted, Lease, NewTurn
+from geko_proxy.metering.limits import EVERY_MEMBER, Hold, Limit, LimitScope
+from geko_proxy.metering.prices import NO_PRICES, PriceTable
 from geko_proxy.metering.tokens import TokenCounter
-from geko_proxy.metering.windows import Window
+from geko_proxy.metering.windows import Period
 from geko_proxy.server import tune_collector
 from geko_proxy.services import Services
 from geko_proxy.sse import SseParser
 from prove.report import Row
 from prove.stage import Stage
-from tests.fake_services import ACME, exchange_of, reply_of
+from tests.fake_services import ACME, USER, WORKSPACE, exchange_of, reply_of
 
 MOST_START_US, MOST_EVENT_US = 60.0, 6.0
 PROCESSES, ROUNDS, STARTS, WORDS = 5, 10, 200, 2000
 TEXT = "Please explain in two or three sentences why the sky is blue and how that changes at sunset. " * 2
+LIMITS = (
+    Limit(WORKSPACE, WORKSPACE, LimitScope.WORKSPACE, amount=10**9),
+    Limit(USER, WORKSPACE, LimitScope.MEMBER, EVERY_MEMBER, Period.DAY, amount=10**6),
+)
 
 
 class NoDatabase:
     """Leases that are granted at once, whatever is asked: what is left is the filter's own work."""
 
-    async def begin(self, turn: NewTurn, window: Window, need: int, allowance: int) -> Lease:
-        return Lease(
-            turn.tenant_id, turn.workspace_id, turn.user_id, turn.turn_id, window, granted=need + allowance
-        )
+    async def begin(
+        self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount, *_: int
+    ) -> Lease:
+        return Lease(turn, holds, Amount(need.tokens + allowance.tokens))
 
     async def set_conversation(self, lease: Lease, conversation_id: str) -> None:
         pass
 
-    async def top_up(self, lease: Lease, step: int, consumed: int) -> Granted:
-        return Granted(step)
+    async def top_up(self, lease: Lease, need: Amount, step: Amount, consumed: Amount) -> Granted:
+        return Granted(need.tokens + step.tokens)
 
     async def settle(self, lease: Lease, state: Any, charges: Sequence[Any]) -> None:
         pass
+
+
+class NoLimits:
+    """A workspace with a limit for each member, and models without prices."""
+
+    generation = 0
+
+    async def list(self, *_: object) -> tuple[Limit, ...]:
+        return LIMITS
+
+    async def table(self, *_: object) -> PriceTable:
+        return NO_PRICES
 
 
 async def in_process(stage: Stage) -> Row:
@@ -76,7 +94,10 @@ async def _apart() -> tuple[float, float]:
 
 
 async def _measure() -> tuple[float, float]:
-    services = SimpleNamespace(leases=NoDatabase(), counter=TokenCounter())
+    nothing = NoLimits()
+    services = SimpleNamespace(
+        leases=NoDatabase(), counter=TokenCounter(), limits=nothing, prices=nothing, tenants=nothing
+    )
     quota = QuotaFilter(QuotaOptions(), cast(Services, services))
     tune_collector()
     starts = min([await _starts(quota) for _ in range(ROUNDS)])

@@ -68,7 +68,7 @@ async def _nothing_twice(
     ids = _conversations(attempts)
     row.expect(len(ids) == len(attempts), f"turns did not begin: {count(each.status for each in attempts)}")
     produced, charged = await stage.books.produced(ids), await stage.books.charged(user.workspace_id)
-    finished = [each for each in ids if charged[each].recoveries == 0 and charged[each].states == ("done",)]
+    finished = [each for each in ids if charged[each].recoveries == 0 and charged[each].outcomes == ("done",)]
     compare(row, finished, produced, {each: charged[each] for each in finished})
     orphans = [each for each in ids if each not in finished]
     made = sum(produced[each].tokens for each in orphans)
@@ -183,7 +183,7 @@ async def _charges(
     produced = await stage.books.produced(ids)
     compare(row, ids, produced, {each: charged[each] for each in ids if each in charged})
     row.notes.append(f"answers that ran meanwhile: {count(each.outcome for each in heard)}")
-    states = [state for each in ids for state in charged[each].states]
-    row.notes.append(f"their turns: {count(states)}")
+    outcomes = [outcome for each in ids for outcome in charged[each].outcomes]
+    row.notes.append(f"their turns: {count(outcomes)}")
     window = await stage.books.window(user.workspace_id)
     row.expect(window.consistent, f"the window says {window}")

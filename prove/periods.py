@@ -18,7 +18,7 @@ from prove.stage import Stage, client_of
 
 LIMIT = 1_000_000
 AHEAD_S = 12.0  # of the month's end, when the instance with the moved clock starts
-WINDOWS = "select starts_at, used, leased from quota_windows where workspace_id = $1 order by starts_at"
+WINDOWS = "select starts_at, used, leased from limit_windows where limit_id = $1 order by starts_at"
 LEDGER = """
 select coalesce(sum(tokens), 0)::bigint as tokens from usage_events
 where workspace_id = $1 and occurred_at >= $2 and occurred_at < $3"""

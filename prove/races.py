@@ -21,8 +21,8 @@ SAMPLE_S = 0.01
 RETRY_S = 1.0
 GIVE_UP_S = 90.0
 FREE = """
-select q.token_limit - w.used - w.leased as free, w.leased
-from quota_windows w join workspace_quotas q using (tenant_id, workspace_id) where w.workspace_id = $1"""
+select l.amount - w.used - w.leased as free, w.leased
+from limit_windows w join quota_limits l using (tenant_id, limit_id) where w.limit_id = $1"""
 
 
 class Samples:

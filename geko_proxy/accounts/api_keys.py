@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from geko_proxy.accounts.key_text import InvalidKeyText, KeyText
 from geko_proxy.errors import GekoError
+from geko_proxy.metering.limits import LimitScope, put_base_limit
 from geko_proxy.storage.cache import Cache
 from geko_proxy.storage.database import Database, Scope
 from geko_proxy.storage.invalidation import EVERYTHING, Invalidation
@@ -28,9 +29,9 @@ FIND: Final = "select * from find_api_key($1)"
 TOUCH: Final = "select touch_api_keys($1, $2)"
 
 INSERT: Final = """
-insert into api_keys (tenant_id, key_id, workspace_id, user_id, name, secret_hash, scopes, models, token_limit,
+insert into api_keys (tenant_id, key_id, workspace_id, user_id, name, secret_hash, scopes, models,
     expires_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"""
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"""
 
 # so that racing calls can't pass MAX_KEYS together
 LOCK_OWNER: Final = "select from users where tenant_id = $1 and user_id = $2 for no key update"
@@ -41,22 +42,23 @@ where tenant_id = $1 and workspace_id = $2 and user_id = $3 and revoked_at is nu
     and (expires_at is null or expires_at > now())"""
 
 READ: Final = """
-select k.key_id, k.workspace_id, k.user_id, k.name, k.scopes, k.models, k.token_limit, k.created_at, k.expires_at,
-    k.last_used_at, coalesce(w.used, 0) as used, coalesce(w.leased, 0) as leased
+select k.key_id, k.workspace_id, k.user_id, k.name, k.scopes, k.models, l.amount as token_limit, k.created_at,
+    k.expires_at, k.last_used_at, coalesce(w.used, 0) as used, coalesce(w.leased, 0) as leased
 from api_keys k
-left join key_windows w on w.tenant_id = k.tenant_id and w.key_id = k.key_id and w.starts_at = $2
+left join quota_limits l on l.tenant_id = k.tenant_id and l.limit_id = k.key_id
+left join limit_windows w on w.tenant_id = k.tenant_id and w.limit_id = k.key_id and w.starts_at = $2
 where k.tenant_id = $1 and k.revoked_at is null"""
 
 LIST_OF_USER: Final = f"{READ} and k.user_id = $3 order by k.created_at, k.key_id"
 LIST_OF_WORKSPACE: Final = f"{READ} and k.workspace_id = $3 order by k.created_at, k.key_id"
 GET: Final = f"{READ} and k.user_id = $3 and k.key_id = $4"
 
-GET_LOCKED: Final = f"{GET} for no key update of k"
+LOCK: Final = "select from api_keys where tenant_id = $1 and user_id = $2 and key_id = $3 for no key update"
 
 UPDATE: Final = """
-update api_keys set name = $4, scopes = $5, models = $6, token_limit = $7, expires_at = $8
+update api_keys set name = $4, scopes = $5, models = $6, expires_at = $7
 where tenant_id = $1 and user_id = $2 and key_id = $3 and revoked_at is null
-returning key_id"""
+returning workspace_id"""
 
 REVOKE: Final = """
 update api_keys set revoked_at = now()
@@ -200,10 +202,14 @@ class ApiKeys:
             text.hash(),
             list(terms.scopes),
             terms.models,
-            terms.token_limit,
             terms.expires_at,
         )
+        await self._put_limit(scope, workspace_id, text.key_id, terms.token_limit)
         return text.key_id, text.encode()
+
+    @staticmethod
+    async def _put_limit(scope: Scope, workspace_id: UUID, key_id: UUID, token_limit: int | None) -> None:
+        await put_base_limit(scope, key_id, workspace_id, LimitScope.KEY, str(key_id), token_limit)
 
     async def list_of_user(self, tenant_id: UUID, user_id: UUID, month: datetime) -> list[KeyRecord]:
         """A person's keys, oldest first. month: when the current quota window starts."""
@@ -223,13 +229,19 @@ class ApiKeys:
         self, scope: Scope, user_id: UUID, key_id: UUID, month: datetime, *, lock: bool = False
     ) -> KeyRecord | None:
         """One key of a person. lock: it is about to be changed."""
-        row = await scope.fetch_row(GET_LOCKED if lock else GET, month, user_id, key_id)
+        if lock:  # read afterwards: a lock brings the newest version of the key, but not of its limit
+            await scope.execute(LOCK, user_id, key_id)
+        row = await scope.fetch_row(GET, month, user_id, key_id)
         return None if row is None else KeyRecord.from_row(row)
 
     async def update(self, scope: Scope, user_id: UUID, key_id: UUID, terms: KeyTerms) -> bool:
         """Change a key of a person; False when there is none. Call `forget` after the commit."""
-        rest = (list(terms.scopes), terms.models, terms.token_limit, terms.expires_at)
-        return await scope.fetch_value(UPDATE, user_id, key_id, terms.name, *rest) is not None
+        rest = (list(terms.scopes), terms.models, terms.expires_at)
+        workspace_id: UUID | None = await scope.fetch_value(UPDATE, user_id, key_id, terms.name, *rest)
+        if workspace_id is None:
+            return False
+        await self._put_limit(scope, workspace_id, key_id, terms.token_limit)
+        return True
 
     async def revoke(
         self,

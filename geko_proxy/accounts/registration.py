@@ -33,7 +33,7 @@ USERNAME_LENGTH: Final = (2, 80)
 # LibreChat wants 3 characters; shorter names exist, and a shadow account needs no real one.
 NAME_LENGTH: Final = (1, 80)
 TENANT_NAME_LENGTH: Final = (1, 120)
-MAX_TOKEN_LIMIT: Final = 2**63 - 1
+MAX_TOKEN_LIMIT: Final = 10**18
 
 INSERT_TENANT: Final = "insert into tenants (tenant_id, name) values ($1, $2) returning *"
 INSERT_USER: Final = """

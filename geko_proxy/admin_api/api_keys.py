@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Name = Annotated[str, Meta(min_length=1, max_length=120)]
 Scopes = Annotated[tuple[KeyScope, ...], Meta(min_length=1, max_length=20)]
 Models = tuple[str, ...] | None
-Limit = Annotated[int, Meta(ge=0, le=2**63 - 1)] | None
+Limit = Annotated[int, Meta(ge=0, le=10**18)] | None
 Moment = Annotated[datetime, Meta(tz=True)] | None
 
 NO_STORE: Final = {"Cache-Control": "no-store"}

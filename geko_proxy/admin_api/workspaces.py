@@ -22,7 +22,7 @@ from geko_proxy.workspaces.workspaces import Workspace, insert_workspace
 if TYPE_CHECKING:
     from geko_proxy.services import Services
 
-TokenLimit = Annotated[int, Meta(ge=0, le=2**63 - 1)] | None
+TokenLimit = Annotated[int, Meta(ge=0, le=10**18)] | None
 WorkspaceName = Annotated[str, Meta(min_length=1, max_length=120)]
 Names = tuple[str, ...] | UnsetType | None
 
@@ -156,7 +156,7 @@ class Workspaces:
     async def get_quota(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 with the monthly limit."""
         access = entered(exchange)
-        limit = await self._services.quotas.get(access.tenant_id, access.workspace_id)
+        limit = await self._services.limits.get_own(access.tenant_id, access.workspace_id)
         return Reply.of_json(200, {"tokenLimit": limit}, {"Cache-Control": "no-store"})
 
     async def put_quota(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
@@ -164,7 +164,7 @@ class Workspaces:
         services = self._services
         access = entered(exchange)
         body = parse(QuotaBody, await exchange.request.json())
-        await services.quotas.put(access.tenant_id, access.workspace_id, body.token_limit)
+        await services.limits.put_own(access.tenant_id, access.workspace_id, body.token_limit)
         shape = {"tokenLimit": body.token_limit}
         await record(services, exchange, access, "workspace.quota", shape)
         return Reply.of_json(200, shape, {"Cache-Control": "no-store"})

@@ -172,8 +172,8 @@ async def _used(dsn: str) -> int:
     connection = await asyncpg.connect(dsn)
     try:
         value = await connection.fetchval(
-            "select coalesce(sum(w.used), 0) from quota_windows w join login_emails e using (tenant_id)"
-            " where e.email = $1 and w.ends_at > now()",
+            "select coalesce(sum(w.used), 0) from limit_windows w join login_emails e using (tenant_id)"
+            " where e.email = $1 and w.limit_id = w.workspace_id and w.ends_at > now()",
             OWNER,
         )
     finally:

@@ -6,6 +6,7 @@ What LibreChat tells about models, agents and servers is cut down to the same. T
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from cachetools import TTLCache
 
-from geko_proxy.errors import UpstreamError
+from geko_proxy.errors import StoreError, UpstreamError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.policy import replies
 from geko_proxy.policy.discovery import UnexpectedShape
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from geko_proxy.services import Services
 
 CODE: Final = "access_ended"
+LOOK_S: Final = 2.0  # longest that an answer waits for a look at its person's role
 DEAF_S: Final = 1.0  # how often a running answer's role is read while changes can't be heard
 WORKSPACE_TTL_S: Final = 60.0  # its name; whether it is archived is seen at once, by the role
 ANONYMOUS: Final = frozenset({"config", "banner"})  # LibreChat's sign-in page asks for them
@@ -58,12 +60,13 @@ class Watch:
         self._members = members
         self._key = (identity.tenant_id, identity.workspace_id, identity.user_id)
         self._seen: int | None = -1
+        self._away = False  # the last look met no database
         self._looked_at = 0.0
 
     def look(self, event: SseEvent) -> Awaitable[Sequence[SseEvent] | None] | None:
         """The event hook; waits only when there may be news."""
         generation = self._members.generation
-        if generation is None:  # changes can't be heard: ask, but not for every event
+        if generation is None or self._away:  # changes can't be heard: ask, but not for every event
             if monotonic() - self._looked_at < DEAF_S:
                 return None
         elif generation == self._seen:
@@ -72,7 +75,14 @@ class Watch:
 
     async def _check(self, generation: int | None) -> None:
         self._seen, self._looked_at = generation, monotonic()
-        role = await self._members.role(*self._key)
+        try:
+            async with asyncio.timeout(LOOK_S):
+                role = await self._members.role(*self._key)
+        except (StoreError, TimeoutError):
+            # Who chats was a member a moment ago, and nobody is removed while the database is away.
+            self._away = True
+            return
+        self._away = False
         if role is None:
             raise EndStream(notice="You are no longer a member of this workspace.", code=CODE)
         if not allowed(role, Permission.CHAT):

@@ -84,6 +84,11 @@ class Calls:
         self.count()
         return self.known
 
+    @property
+    def prompts(self) -> int:
+        """The tokens of the pending calls' prompts, which `estimate` holds too."""
+        return sum(call.prompt for call in self.pending)
+
     def count(self) -> None:
         """Counts the text that has come since the last time."""
         if self.unsure:

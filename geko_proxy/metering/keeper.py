@@ -1,4 +1,4 @@
-"""Keeps the leases of running turns alive, settles what could not be settled, and recovers the turns of dead instances.
+"""Keeps the leases of running turns alive, settles what could not be settled, takes over turns of dead instances.
 
 The times belong together: a lease lives 20 s without a heartbeat and is looked for every 5 s, so the turns of an
 instance that was killed are settled within 25 s and a moment.
@@ -15,8 +15,9 @@ from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from geko_proxy.errors import StoreError
-from geko_proxy.metering.leases import Lease, Leases, TurnState
-from geko_proxy.metering.ledger import Charge
+from geko_proxy.metering.leases import Adopted, Amount, Lease, Leases
+from geko_proxy.metering.ledger import Charge, Source
+from geko_proxy.metering.lifecycle import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -37,27 +38,36 @@ class RunningTurn(Protocol):
     def lease(self) -> Lease: ...  # a field
 
     @property
-    def so_far(self) -> int:
-        """Tokens used until now, stored for the case that this instance dies."""
+    def so_far(self) -> Amount:
+        """What was used until now, stored for the case that this instance dies."""
 
 
 class _Settlement(NamedTuple):
     lease: Lease
-    state: TurnState
+    outcome: Outcome
     charges: Sequence[Charge]
 
 
+async def nothing() -> None:
+    """The default of what is done at each tick."""
+
+
 class LeaseKeeper:
-    """Looks after the leases of one instance. running: its turns, asked for at each heartbeat."""
+    """Looks after the leases of one instance.
+
+    running: its turns, asked for at each heartbeat. on_tick: awaited each second, may raise StoreError.
+    """
 
     def __init__(
         self,
         leases: Leases,
         running: Callable[[], Iterable[RunningTurn]],
+        on_tick: Callable[[], Awaitable[None]] = nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._leases = leases
         self._running = running
+        self._on_tick = on_tick
         self._clock = clock
         self._beaten: dict[UUID, float] = {}
         self._unsettled: list[_Settlement] = []
@@ -81,33 +91,42 @@ class LeaseKeeper:
         except StoreError as error:
             log.error("%d turns are left to recovery: %s", len(self._unsettled), error)
 
-    async def settle(self, lease: Lease, state: TurnState, charges: Sequence[Charge]) -> None:
+    async def settle(self, lease: Lease, outcome: Outcome, charges: Sequence[Charge]) -> None:
         """Settle a turn; when the database is away, as soon as it is back. `Leases.settle` may be repeated."""
         try:
-            await self._leases.settle(lease, state, charges)
+            await self._leases.settle(lease, outcome, charges)
         except StoreError as error:
             log.warning("turn %s: settled later: %s", lease.turn_id, error)
-            self._unsettled.append(_Settlement(lease, state, charges))
+            self._unsettled.append(_Settlement(lease, outcome, charges))
 
     async def tick(self) -> None:
         """Settle what waits, and send the heartbeats that are due. Raises StoreError."""
         await self._settle_left()
+        await self._on_tick()
         turns = {turn.lease.turn_id: turn for turn in self._running()}
         self._beaten = {turn_id: at for turn_id, at in self._beaten.items() if turn_id in turns}
         now = self._clock()
+        due: dict[UUID, dict[UUID, Amount]] = {}
         for turn_id, turn in turns.items():
             if now - self._beaten.get(turn_id, -inf) >= HEARTBEAT_S:
-                await self._leases.heartbeat(turn.lease, turn.so_far)
-                self._beaten[turn_id] = now
+                due.setdefault(turn.lease.tenant_id, {})[turn_id] = turn.so_far
+        for tenant_id, consumed in due.items():
+            gone = await self._leases.heartbeat(tenant_id, consumed)
+            self._beaten.update(dict.fromkeys(consumed, now))
+            for turn_id in gone & {turn.lease.turn_id for turn in self._running()}:
+                log.warning("turn %s: its lease is gone; it is corrected when it ends", turn_id)
 
     async def recover(self) -> int:
         """Settle the turns of dead instances, unless the database was away a moment ago. Raises StoreError."""
         if self._clock() < self._trust_from:
             return 0
-        count = await self._leases.recover_expired()
-        if count:
-            log.warning("settled %d turns of an instance that went away", count)
-        return count
+        adopted = await self._leases.adopt()
+        for each in adopted:
+            await self._leases.settle(each.lease, Outcome.LOST, charges_of(each), recovering=True)
+            log.warning(
+                "turn %s: its instance has vanished, charged by its last heartbeat", each.lease.turn_id
+            )
+        return len(adopted)
 
     async def _settle_left(self) -> None:
         while self._unsettled:
@@ -125,3 +144,24 @@ class LeaseKeeper:
                 self._trust_from = self._clock() + GRACE_S
             except Exception:
                 log.exception("looking after leases failed")
+
+
+def charges_of(adopted: Adopted) -> list[Charge]:
+    """What a turn's last heartbeat said, as a charge."""
+    turn, consumed = adopted.lease.turn, adopted.consumed
+    if not consumed.tokens:
+        return []
+    return [
+        Charge(
+            "geko",
+            -1,
+            "chat",
+            turn.model,
+            "",
+            0,
+            consumed.tokens,
+            estimated=True,
+            source=Source.RECOVERED,
+            cost=consumed.cost,
+        )
+    ]

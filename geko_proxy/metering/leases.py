@@ -1,4 +1,4 @@
-"""Leases: how a turn takes tokens from its workspace's quota before they are passed on, and settles at the end.
+"""Leases: how a turn takes tokens from its limits before they are passed on, and settles at the end.
 
 PostgreSQL decides alone: nothing is counted in this process, so any number of instances share one limit exactly.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from enum import StrEnum
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID, uuid4
 
@@ -21,7 +20,8 @@ from cachetools import LRUCache
 from geko_proxy.errors import StoreError
 from geko_proxy.metering import statements
 from geko_proxy.metering.ledger import Charge
-from geko_proxy.metering.windows import Window
+from geko_proxy.metering.lifecycle import Outcome
+from geko_proxy.metering.limits import Actor, Hold, Unit, arrays
 from geko_proxy.storage.database import Database
 
 if TYPE_CHECKING:
@@ -36,22 +36,17 @@ RECOVERY_BATCH: Final = 100
 MAX_ID_CHARS: Final = 200
 
 
-class TurnState(StrEnum):
-    """What became of a turn. CUT: ended for the quota. REFUSED: LibreChat did not take it. LOST: its GEKO died."""
+class Amount(NamedTuple):
+    """What is taken or used: tokens, and what they cost in billionths of the currency."""
 
-    RUNNING = "running"
-    DONE = "done"
-    ABORTED = "aborted"
-    CUT = "cut"
-    FAILED = "failed"
-    REFUSED = "refused"
-    LOST = "lost"
+    tokens: int
+    cost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NewTurn:
     """A turn about to start. conversation_id None: a new chat, LibreChat will name it. key_id: the API key it came
-    with; its budget then counts beside the workspace's quota.
+    with.
 
     Raises ValueError for a conversation id that is empty, longer than 200 characters or holds a NUL.
     """
@@ -64,41 +59,59 @@ class NewTurn:
     model: str
     turn_id: UUID = field(default_factory=uuid4)
     key_id: UUID | None = None
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:
         if self.conversation_id is not None:
             check_conversation_id(self.conversation_id)
 
+    @property
+    def actor(self) -> Actor:
+        """Who asks which model."""
+        return Actor(self.workspace_id, self.user_id, self.key_id, self.endpoint, self.model)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of a running turn to `granted` tokens of its window; `Leases.top_up` adds to it."""
+    """The right of a running turn to what was granted at its start, in its windows; `Leases.top_up` adds to it.
 
-    tenant_id: UUID
-    workspace_id: UUID
-    user_id: UUID
-    turn_id: UUID
-    window: Window
-    granted: int
-    key_id: UUID | None = None
+    context: tokens that its conversation held before, part of what was leased.
+    """
+
+    turn: NewTurn
+    holds: tuple[Hold, ...]
+    granted: Amount
+    context: int = 0
+
+    @property
+    def tenant_id(self) -> UUID:
+        return self.turn.tenant_id
+
+    @property
+    def turn_id(self) -> UUID:
+        return self.turn.turn_id
 
 
 class Granted(NamedTuple):
-    """What a top-up gave, in tokens. by_key: if it is less than wanted, the key's budget is why, not the quota."""
+    """What a top-up gave. limit_id: the limit that gave less than was wanted. room: tokens that are still free in the
+    narrowest window, None: no limit."""
 
-    amount: int
-    by_key: bool = False
+    tokens: int = 0
+    cost: int = 0
+    limit_id: UUID | None = None
+    room: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """The quota (by_key: the API key's budget) has no room for the turn. All numbers are tokens."""
+    """A limit has no room for the turn. used, leased and limit are in its unit."""
 
     used: int
     leased: int
     limit: int
     resets_at: datetime
-    by_key: bool = False
+    limit_id: UUID
+    unit: Unit = Unit.TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,49 +121,84 @@ class Busy:
     conversation_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A turn whose instance vanished, with what its last heartbeat said. This instance settles it now."""
+
+    lease: Lease
+    consumed: Amount
+
+
 class Leases:
     """Begins, tops up and settles leases. Methods raise StoreError when the database cannot do it.
 
-    ttl_s: seconds without top_up or heartbeat after which a turn's instance is taken for dead.
+    ttl_s: seconds without top_up or heartbeat after which a turn's instance is taken for dead. instance_id: this one.
     """
 
-    def __init__(self, db: Database, *, ttl_s: float = 20.0) -> None:
+    def __init__(self, db: Database, *, ttl_s: float = 20.0, instance_id: UUID | None = None) -> None:
         self._db = db
         self._ttl_s = ttl_s
+        self.instance_id = instance_id or uuid4()
         self._running_flush: asyncio.Task[None] | None = None
         self._next_flush: asyncio.Task[None] | None = None
-        self._windows: LRUCache[tuple[UUID, UUID, datetime], bool] = LRUCache(KNOWN_WINDOWS)
+        self._windows: LRUCache[tuple[UUID, UUID, str, datetime], bool] = LRUCache(KNOWN_WINDOWS)
 
-    async def ensure_window(self, tenant_id: UUID, workspace_id: UUID, window: Window) -> None:
-        """Opens the quota window of a workspace; asks the database once per process."""
-        key = (tenant_id, workspace_id, window.start)
-        if key not in self._windows:
-            await self._fetch(tenant_id, statements.OPEN_WINDOW, workspace_id, window.start, window.end)
-            self._windows[key] = True
-
-    async def ensure_key_window(self, tenant_id: UUID, key_id: UUID, window: Window) -> None:
-        """Opens the window of a key's budget; asks the database once per process."""
-        key = (tenant_id, key_id, window.start)
-        if key not in self._windows:
-            await self._fetch(tenant_id, statements.OPEN_KEY_WINDOW, key_id, window.start, window.end)
-            self._windows[key] = True
+    async def open_windows(self, tenant_id: UUID, workspace_id: UUID, holds: Sequence[Hold]) -> None:
+        """Opens windows with what the ledger holds for their time; asks the database once per process for each."""
+        new = [hold for hold in holds if self._key(tenant_id, hold) not in self._windows]
+        if not new:
+            return
+        ends, units = [hold.window.end for hold in new], [hold.unit.value for hold in new]
+        found_by = [hold.scope.value for hold in new], [hold.pattern for hold in new]
+        await self._call(
+            tenant_id, statements.OPEN_WINDOWS, workspace_id, *arrays(new), ends, units, *found_by
+        )
+        for hold in new:
+            self._windows[self._key(tenant_id, hold)] = True
 
     async def begin(
-        self, turn: NewTurn, window: Window, need: int, allowance: int
+        self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount, prompt_price: int = 0
     ) -> Lease | Exhausted | Busy:
-        """Starts a turn: leases `need` tokens and up to `allowance` more, as far as they fit.
+        """Starts a turn: leases `need` and up to `allowance` more, as far as they fit.
 
-        need: the estimated prompt, at least 1 is taken. Granted only while used + leased + need <= limit, for the
-        workspace and for the turn's key. Leases of vanished instances are recovered before anything is refused.
+        holds: the windows it leases in, as `holds_of` gives them. need: what the message adds to its conversation, at
+        least 1 token is taken; what the conversation held at its last turn is added to it. prompt_price: billionths of
+        the currency for a million tokens of that. Granted only while used + leased + need <= amount in each window.
         """
-        need, allowance = max(1, need), max(0, allowance)
-        await self.ensure_window(turn.tenant_id, turn.workspace_id, window)
-        if turn.key_id is not None:
-            await self.ensure_key_window(turn.tenant_id, turn.key_id, window)
-        outcome = await self._begin(turn, window, need, allowance)
-        if isinstance(outcome, Lease) or not await self._recover_workspace(turn):
-            return outcome
-        return await self._begin(turn, window, need, allowance)
+        need = Amount(max(1, need.tokens), max(0, need.cost))
+        allowance = Amount(max(0, allowance.tokens), max(0, allowance.cost))
+        await self.open_windows(turn.tenant_id, turn.workspace_id, holds)
+        wanted = (need.tokens, allowance.tokens, need.cost, allowance.cost)
+        names = (turn.turn_id, turn.user_id, turn.conversation_id, turn.endpoint, turn.model, turn.key_id)
+        place = (turn.workspace_id, *arrays(holds))
+        rest = (self.instance_id, turn.started_at, self._ttl_s, prompt_price)
+        try:
+            row = await self._call(turn.tenant_id, statements.BEGIN, *place, *wanted, *names, *rest)
+        except asyncpg.UniqueViolationError:
+            return Busy(turn.conversation_id or "")
+        if row is None:
+            for hold in holds:
+                self._windows.pop(self._key(turn.tenant_id, hold), None)
+            raise StoreError("a quota window has been deleted")
+        if row["limit_id"] is not None:
+            return Exhausted(
+                row["used"],
+                row["leased"],
+                row["limited_to"],
+                row["ends_at"],
+                row["limit_id"],
+                Unit(row["unit"]),
+            )
+        return Lease(turn, holds, Amount(row["amount"], row["cost"]), row["context"])
+
+    async def hold(self, lease: Lease, holds: Sequence[Hold]) -> bool:
+        """Lets a running turn count in more windows: those of a new limit, or of a new time zone.
+
+        False: the lease is gone. What it holds already is passed over.
+        """
+        await self.open_windows(lease.tenant_id, lease.turn.workspace_id, holds)
+        row = await self._call(lease.tenant_id, statements.HOLD, lease.turn_id, *arrays(holds))
+        return row is not None
 
     async def set_conversation(self, lease: Lease, conversation_id: str) -> None:
         """Names the conversation of a turn that began without one.
@@ -163,40 +211,62 @@ class Leases:
         except asyncpg.UniqueViolationError:
             log.warning("turn %s: its conversation has another running turn", lease.turn_id)
 
-    async def top_up(self, lease: Lease, step: int, consumed: int) -> Granted:
-        """Takes up to `step` more tokens and says how many; 0: the quota, the budget or the lease is at its end.
+    async def top_up(self, lease: Lease, need: Amount, step: Amount, consumed: Amount) -> Granted:
+        """Takes up to need + step more and says how much; nothing when the limits or the lease are at their end.
 
-        consumed: tokens used so far, stored for the case that this instance dies. Extends the lease.
+        need: what is missing; when it isn't granted the turn is marked as cut. consumed: what was used so far, stored
+        for the case that this instance dies. Extends the lease.
         """
+        wanted = (need.tokens, step.tokens, need.cost, step.cost)
         row = await self._call(
             lease.tenant_id,
             statements.TOP_UP,
             lease.turn_id,
-            max(0, step),
-            max(0, consumed),
+            *(max(0, number) for number in (*wanted, *consumed)),
             self._ttl_s,
-            lease.key_id,
         )
-        return Granted(row["amount"], row["by_key"]) if row else Granted(0)
+        return Granted(row["amount"], row["cost"], row["limit_id"], row["room"]) if row else Granted()
 
-    async def heartbeat(self, lease: Lease, consumed: int) -> bool:
-        """Extends the lease and stores the tokens used so far; False: it has expired and was recovered."""
+    async def heartbeat(self, tenant_id: UUID, consumed: Mapping[UUID, Amount]) -> set[UUID]:
+        """Extends the leases of a tenant's turns and stores what they have used so far.
+
+        Returns the turns whose lease is gone: they expired and another instance has taken them.
+        """
+        turns = list(consumed)
+        tokens = [max(0, consumed[turn].tokens) for turn in turns]
+        costs = [max(0, consumed[turn].cost) for turn in turns]
         row = await self._call(
-            lease.tenant_id, statements.HEARTBEAT, lease.turn_id, max(0, consumed), self._ttl_s
+            tenant_id, statements.HEARTBEAT, turns, tokens, costs, self.instance_id, self._ttl_s
         )
-        return row is not None
+        return set(turns) - set(row["turn_ids"] if row else ())
 
-    async def settle(self, lease: Lease, state: TurnState, charges: Sequence[Charge]) -> None:
-        """Ends a turn: writes its charges to the ledger, charges the window, gives the rest of the lease back.
+    async def settle(
+        self, lease: Lease, outcome: Outcome, charges: Sequence[Charge], *, recovering: bool = False
+    ) -> None:
+        """Ends a turn: writes its charges to the ledger, charges its windows, gives the rest of the lease back.
 
-        Idempotent. A turn that was recovered meanwhile is corrected to the real charges. Returns when it is on disk.
+        Idempotent. recovering: this instance settles for another that vanished; if that one settles after all, the turn
+        is corrected to its charges. Returns when it is on disk.
         """
         payload = msgspec.json.encode(charges).decode()
         await self._call(
-            lease.tenant_id, statements.SETTLE, lease.turn_id, state.value, payload, lease.key_id
+            lease.tenant_id, statements.SETTLE, lease.turn_id, outcome.value, payload, recovering
         )
         if charges:
             await self._flush()
+
+    async def release(self, lease: Lease) -> None:
+        """Ends a turn that LibreChat refused: nothing is charged."""
+        await self.settle(lease, Outcome.REFUSED, ())
+
+    async def adopt(self, now: datetime | None = None, most: int = RECOVERY_BATCH) -> list[Adopted]:
+        """Takes over turns of vanished instances, of all tenants; each goes to one instance only.
+
+        now: None means the database's clock. They have to be settled with `recovering`, or kept alive by heartbeats.
+        """
+        async with self._db.system() as system:
+            rows = await system.fetch(statements.ADOPT, self.instance_id, now, self._ttl_s, most)
+        return [adopted_of(row) for row in rows]
 
     async def _flush(self) -> None:
         """Wait until what was committed is on disk; those who come while one flush runs share the next."""
@@ -210,67 +280,29 @@ class Leases:
         self._running_flush, self._next_flush = self._next_flush, None
         await self._db.call(statements.FLUSH)
 
-    async def release(self, lease: Lease) -> None:
-        """Ends a turn that LibreChat refused: nothing is charged."""
-        await self.settle(lease, TurnState.REFUSED, ())
-
-    async def recover_expired(self, now: datetime | None = None) -> int:
-        """Ends the turns of vanished instances, of all tenants; returns how many.
-
-        Each is charged what its last heartbeat said, marked as estimated. now: None means the database's clock.
-        """
-        recovered = 0
-        while True:
-            async with self._db.system() as system:
-                rows = await system.fetch(statements.FIND_EXPIRED, now, RECOVERY_BATCH)
-            done = sum([await self._recover(row["tenant_id"], row["turn_id"], now) for row in rows])
-            recovered += done
-            if len(rows) < RECOVERY_BATCH or not done:
-                return recovered
-
-    async def _begin(
-        self, turn: NewTurn, window: Window, need: int, allowance: int
-    ) -> Lease | Exhausted | Busy:
-        key = (turn.workspace_id, window.start, need, allowance)
-        names = (turn.turn_id, turn.user_id, turn.conversation_id, turn.endpoint, turn.model)
-        try:
-            row = await self._call(turn.tenant_id, statements.BEGIN, *key, *names, self._ttl_s, turn.key_id)
-        except asyncpg.UniqueViolationError:
-            return Busy(turn.conversation_id or "")
-        if row is None:
-            self._windows.pop((turn.tenant_id, turn.workspace_id, window.start), None)
-            if turn.key_id is not None:
-                self._windows.pop((turn.tenant_id, turn.key_id, window.start), None)
-            raise StoreError("the quota window has been deleted")
-        if row["amount"] is None:
-            numbers = (row["used"], row["leased"], row["token_limit"], row["ends_at"])
-            return Exhausted(*numbers, by_key=row["by_key"])
-        ids = (turn.tenant_id, turn.workspace_id, turn.user_id, turn.turn_id)
-        return Lease(*ids, window, granted=row["amount"], key_id=turn.key_id)
-
-    async def _recover_workspace(self, turn: NewTurn) -> bool:
-        row = await self._fetch(turn.tenant_id, statements.EXPIRED_OF_WORKSPACE, turn.workspace_id)
-        turn_ids = row["turn_ids"] if row else []
-        return any([await self._recover(turn.tenant_id, turn_id, None) for turn_id in turn_ids])
-
-    async def _recover(self, tenant_id: UUID, turn_id: UUID, now: datetime | None) -> bool:
-        row = await self._fetch(tenant_id, statements.RECOVER, turn_id, now)
-        if row is not None:
-            log.warning("turn %s: its instance has vanished, charged by its last heartbeat", turn_id)
-        return row is not None
-
-    async def _fetch(self, tenant_id: UUID, sql: str, *args: object) -> Record | None:
-        """One statement in a transaction of a tenant."""
-
-        async def run() -> Record | None:
-            async with self._db.tenant(tenant_id) as scope:
-                return await scope.fetch_row(sql, *args)
-
-        return await repeated(run)
+    def _key(self, tenant_id: UUID, hold: Hold) -> tuple[UUID, UUID, str, datetime]:
+        return tenant_id, hold.limit_id, hold.subject, hold.window.start
 
     async def _call(self, tenant_id: UUID, sql: str, *args: object) -> Record | None:
         """One of the functions that enter the tenant themselves: one round trip."""
         return await repeated(lambda: self._db.call(sql, tenant_id, *args))
+
+
+def adopted_of(row: Record) -> Adopted:
+    """A row of adopt_leases."""
+    names = (
+        "tenant_id",
+        "workspace_id",
+        "user_id",
+        "conversation_id",
+        "endpoint",
+        "model",
+        "turn_id",
+        "key_id",
+    )
+    turn = NewTurn(**{name: row[name] for name in names}, started_at=row["started_at"])
+    granted = Amount(row["granted"], row["granted_cost"])
+    return Adopted(Lease(turn, (), granted), Amount(row["consumed"], row["consumed_cost"]))
 
 
 async def repeated(run: Callable[[], Awaitable[Record | None]]) -> Record | None:

@@ -31,6 +31,7 @@ class Charge:
     kind: "chat", or LibreChat's usage_type: "summarization", "subagent", "sequential".
     input_tokens: the whole prompt, cached parts included; cached_tokens: the part of it that came from a cache.
     reasoning_tokens: hidden reasoning, only as far as output_tokens does not hold it.
+    cost: in billionths of the currency; 0 for a model without a price.
     """
 
     run_id: str
@@ -44,6 +45,7 @@ class Charge:
     reasoning_tokens: int = 0
     estimated: bool = False
     source: Source = Source.PROVIDER
+    cost: int = 0
 
     @property
     def tokens(self) -> int:
@@ -65,12 +67,12 @@ class Entry:
 
 TURN_ENTRIES = """
 select turn_id, workspace_id, user_id, conversation_id, occurred_at, run_id, seq, kind, model, provider,
-    input_tokens, output_tokens, cached_tokens, reasoning_tokens, estimated, source
+    input_tokens, output_tokens, cached_tokens, reasoning_tokens, estimated, source, cost
 from usage_events where tenant_id = $1 and turn_id = $2 order by recorded_at, run_id, seq"""
 
 
 class Ledger:
-    """Reads usage_events. Only `Leases.settle` and `Leases.recover_expired` write to it."""
+    """Reads usage_events. Only `Leases.settle` writes to it."""
 
     def __init__(self, db: Database) -> None:
         self._db = db

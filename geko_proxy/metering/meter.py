@@ -81,6 +81,12 @@ class TurnMeter:
         return self._reported + calls.known + calls.unsure
 
     @property
+    def pending(self) -> tuple[int, int]:
+        """Tokens of calls that are not (yet) reported: of their prompts, and of the text that they made."""
+        prompts = self._calls.prompts
+        return prompts, self._calls.estimate - prompts
+
+    @property
     def charges(self) -> list[Charge]:
         """What providers have reported so far, each call once."""
         return list(self._charges.values())

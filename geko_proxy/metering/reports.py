@@ -9,12 +9,10 @@ from geko_proxy.metering.windows import Window
 from geko_proxy.storage.database import Database
 
 TOTALS = """
-select
-    coalesce((select used from quota_windows
-        where tenant_id = $1 and workspace_id = $2 and starts_at = $3), 0) as used,
-    coalesce((select leased from quota_windows
-        where tenant_id = $1 and workspace_id = $2 and starts_at = $3), 0) as leased,
-    (select token_limit from workspace_quotas where tenant_id = $1 and workspace_id = $2) as token_limit"""
+select coalesce(w.used, 0) as used, coalesce(w.leased, 0) as leased, amount_now(l, false) as token_limit
+from (select 1) one
+left join limit_windows w on w.tenant_id = $1 and w.limit_id = $2 and w.subject = '' and w.starts_at = $3
+left join quota_limits l on l.tenant_id = $1 and l.limit_id = $2"""
 
 BY_MEMBER = """
 select user_id, sum(tokens)::bigint as tokens, count(distinct turn_id) as turns
@@ -30,12 +28,13 @@ where tenant_id = $1 and workspace_id = $2 and occurred_at >= $3 and occurred_at
 group by model order by tokens desc, model"""
 
 BY_KEY = """
-select e.key_id, e.user_id, k.name, k.token_limit, sum(e.tokens)::bigint as tokens, count(distinct e.turn_id) as turns
+select e.key_id, e.user_id, k.name, l.amount, sum(e.tokens)::bigint as tokens, count(distinct e.turn_id) as turns
 from usage_events e
 left join api_keys k on k.tenant_id = e.tenant_id and k.key_id = e.key_id
+left join quota_limits l on l.tenant_id = e.tenant_id and l.limit_id = e.key_id
 where e.tenant_id = $1 and e.workspace_id = $2 and e.occurred_at >= $3 and e.occurred_at < $4
     and e.key_id is not null
-group by e.key_id, e.user_id, k.name, k.token_limit order by tokens desc, e.key_id"""
+group by e.key_id, e.user_id, k.name, l.amount order by tokens desc, e.key_id"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class Reports:
             members = await scope.fetch(BY_MEMBER, workspace_id, window.start, window.end)
             models = await scope.fetch(BY_MODEL, workspace_id, window.start, window.end)
             keys = await scope.fetch(BY_KEY, workspace_id, window.start, window.end)
-        assert totals is not None  # a select without from has one row
+        assert totals is not None  # there is one row whatever is missing
         return UsageReport(
             used=totals["used"],
             leased=totals["leased"],

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from pypika import Parameter, PostgreSQLQuery, Table
 
+from geko_proxy.metering.limits import LimitScope, put_base_limit
 from geko_proxy.storage.database import Database, Scope
 from geko_proxy.workspaces import members
 from geko_proxy.workspaces.roles import Role
@@ -44,10 +45,6 @@ LIST_FOR_USER: Final = str(
 INSERT: Final = """
 insert into workspaces (tenant_id, workspace_id, name) values ($1, $2, $3)
 returning tenant_id, workspace_id, name, archived_at"""
-
-INSERT_QUOTA: Final = (
-    "insert into workspace_quotas (tenant_id, workspace_id, token_limit) values ($1, $2, $3)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +93,7 @@ async def insert_workspace(scope: Scope, name: str, owner_id: UUID, token_limit:
     row = await scope.fetch_row(INSERT, uuid4(), name)
     assert row is not None
     workspace = Workspace.from_row(row)
-    await scope.execute(INSERT_QUOTA, workspace.workspace_id, token_limit)
+    workspace_id = workspace.workspace_id
+    await put_base_limit(scope, workspace_id, workspace_id, LimitScope.WORKSPACE, "", token_limit)
     await scope.execute(members.INSERT, workspace.workspace_id, owner_id, Role.OWNER.value)
     return workspace

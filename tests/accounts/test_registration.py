@@ -47,7 +47,7 @@ async def test_creates_tenant_owner_workspace_and_quota(database: Database) -> N
     place = (done.tenant.tenant_id, done.workspace.workspace_id, done.user.user_id)
     assert await MemberStore(database).role(*place) is Role.OWNER
     async with database.tenant(done.tenant.tenant_id) as scope:
-        sql = "select token_limit from workspace_quotas where tenant_id = $1 and workspace_id = $2"
+        sql = "select amount from quota_limits where tenant_id = $1 and limit_id = $2"
         assert await scope.fetch_value(sql, done.workspace.workspace_id) == 500
 
 
@@ -56,9 +56,9 @@ async def test_without_limit_and_names(database: Database) -> None:
     assert done.tenant.name == "Ann"
     assert done.user.username is None
     async with database.tenant(done.tenant.tenant_id) as scope:
-        row = await scope.fetch_row("select token_limit from workspace_quotas where tenant_id = $1")
+        row = await scope.fetch_row("select amount from quota_limits where tenant_id = $1")
     assert row is not None
-    assert row["token_limit"] is None
+    assert row["amount"] is None
 
 
 async def test_a_taken_email_creates_nothing(database: Database, dsn: str, account: Account) -> None:

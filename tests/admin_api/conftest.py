@@ -18,7 +18,7 @@ from geko_proxy.accounts.tokens import Identity
 from geko_proxy.admin_api import routes
 from geko_proxy.admin_api.access import guarded
 from geko_proxy.exchange import Exchange, Request, Route
-from geko_proxy.metering.quotas import QuotaStore
+from geko_proxy.metering.limits import LimitStore
 from geko_proxy.metering.reports import Reports
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
@@ -90,7 +90,7 @@ async def office(database: Database) -> Office:
         "workspaces": workspaces,
         "members": MemberStore(database),
         "configs": WorkspaceConfigStore(database),
-        "quotas": QuotaStore(database),
+        "limits": LimitStore(database),
         "reports": Reports(database),
         "audit": Audit(),
         "api_keys": ApiKeys(database),

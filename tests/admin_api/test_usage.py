@@ -17,9 +17,9 @@ from geko_proxy.metering.windows import Window, month_window
 from tests.admin_api.conftest import Guarded, Office
 
 INSERT = """
-insert into usage_events (tenant_id, turn_id, run_id, seq, workspace_id, user_id, kind, model, provider, input_tokens,
-    output_tokens, cached_tokens, reasoning_tokens, estimated, source, occurred_at)
-values ($1, $2, 'r', 1, $3, $4, 'chat', $5, 'p', $6, 0, 0, 0, $7, 'provider', $8)"""
+insert into usage_events (tenant_id, turn_id, run_id, seq, workspace_id, user_id, kind, endpoint, model, provider,
+    input_tokens, output_tokens, cached_tokens, reasoning_tokens, estimated, source, occurred_at)
+values ($1, $2, 'r', 1, $3, $4, 'chat', 'Mock', $5, 'p', $6, 0, 0, 0, $7, 'provider', $8)"""
 
 
 async def use(

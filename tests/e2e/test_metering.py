@@ -116,7 +116,7 @@ async def test_the_reply_to_stop_comes_after_the_last_event(alice: Person, e2e_d
         database = await asyncpg.connect(e2e_dsn)
         async with database.transaction():  # the last event waits for the charge, and that for this lock
             await database.execute(
-                "select * from quota_windows where workspace_id = $1 for update", UUID(alice.workspace_id)
+                "select * from limit_windows where workspace_id = $1 for update", UUID(alice.workspace_id)
             )
             body = {"streamId": conversation}
             stop = asyncio.create_task(alice.call("POST", "/api/agents/chat/abort", body))

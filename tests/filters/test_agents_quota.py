@@ -13,13 +13,15 @@ from geko_proxy.errors import EndStream, UpstreamError
 from geko_proxy.exchange import Exchange, Reply
 from geko_proxy.filters.agents_quota import is_answer
 from geko_proxy.filters.quota import QuotaFilter, QuotaOptions
-from geko_proxy.metering.leases import Granted, Lease, NewTurn, TurnState
+from geko_proxy.metering.leases import Amount, Granted, Lease, NewTurn
 from geko_proxy.metering.ledger import Charge
+from geko_proxy.metering.lifecycle import Outcome
+from geko_proxy.metering.limits import Hold
 from geko_proxy.metering.tokens import TokenCounter
-from geko_proxy.metering.windows import Window
 from geko_proxy.services import Services
 from geko_proxy.sse import SseParser
 from tests.fake_services import ACME, exchange_of
+from tests.filters.test_quota import NoLimits
 
 CHAT = "/api/agents/v1/chat/completions"
 
@@ -42,16 +44,18 @@ class Leases:
     """Grants what is needed and 20 tokens, and nothing after that."""
 
     def __init__(self) -> None:
-        self.settled: list[tuple[TurnState, list[Charge]]] = []
+        self.settled: list[tuple[Outcome, list[Charge]]] = []
 
-    async def begin(self, turn: NewTurn, window: Window, need: int, allowance: int) -> Lease:
-        return Lease(turn.tenant_id, turn.workspace_id, turn.user_id, turn.turn_id, window, granted=need + 20)
+    async def begin(
+        self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount, *_: int
+    ) -> Lease:
+        return Lease(turn, holds, Amount(need.tokens + 20))
 
-    async def top_up(self, lease: Lease, step: int, consumed: int) -> Granted:
+    async def top_up(self, lease: Lease, need: Amount, step: Amount, consumed: Amount) -> Granted:
         return Granted(0)
 
-    async def settle(self, lease: Lease, state: TurnState, charges: list[Charge]) -> None:
-        self.settled.append((state, charges))
+    async def settle(self, lease: Lease, outcome: Outcome, charges: list[Charge]) -> None:
+        self.settled.append((outcome, charges))
 
 
 def data(value: Any) -> bytes:
@@ -70,7 +74,8 @@ def replied(exchange: Exchange, source: Source) -> Reply:
 
 async def begun(*, stream: bool) -> tuple[QuotaFilter, Exchange, Leases]:
     leases = Leases()
-    services = SimpleNamespace(leases=leases, counter=TokenCounter())
+    none = NoLimits()
+    services = SimpleNamespace(leases=leases, counter=TokenCounter(), limits=none, prices=none, tenants=none)
     quota = QuotaFilter(QuotaOptions(), cast(Services, services))
     body = {"model": "agent_1", "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
     exchange = exchange_of("POST", CHAT, body)
@@ -91,7 +96,7 @@ async def test_a_stream_that_breaks_off_is_an_error_and_charged_by_its_words() -
         await quota.on_reply(exchange)
     await quota.on_finish(exchange)
     ((state, charges),) = leases.settled
-    assert state is TurnState.ABORTED
+    assert state is Outcome.ABORTED
     assert [(charge.output_tokens, charge.estimated) for charge in charges] == [(3, True)]
 
 
@@ -112,7 +117,7 @@ async def test_a_reply_in_one_piece_is_counted_too() -> None:
     assert await quota.on_reply(exchange) is None
     await quota.on_finish(exchange)
     ((state, charges),) = leases.settled
-    assert (state, [charge.tokens for charge in charges]) == (TurnState.DONE, [13])
+    assert (state, [charge.tokens for charge in charges]) == (Outcome.DONE, [13])
 
 
 async def test_a_refused_request_is_not_charged() -> None:
@@ -121,7 +126,7 @@ async def test_a_refused_request_is_not_charged() -> None:
     assert await quota.on_reply(exchange) is None
     await quota.on_finish(exchange)
     ((state, charges),) = leases.settled
-    assert state is TurnState.REFUSED
+    assert state is Outcome.REFUSED
     assert not charges
 
 
@@ -139,7 +144,7 @@ async def test_a_cut_stream_ends_as_this_apis_clients_understand() -> None:
     assert (first.json["id"], done.data) == ("c", b"[DONE]")
     await quota.on_finish(exchange)
     ((state, charges),) = leases.settled
-    assert state is TurnState.CUT
+    assert state is Outcome.CUT
     assert sum(charge.tokens for charge in charges) == sum(charge.input_tokens for charge in charges) + 20
 
 

@@ -13,10 +13,12 @@ from geko_proxy.errors import EndStream, StoreError
 from geko_proxy.exchange import Exchange
 from geko_proxy.filters import quota as module
 from geko_proxy.filters.quota import QuotaFilter, QuotaOptions
-from geko_proxy.metering.leases import Granted, Lease, NewTurn, TurnState
+from geko_proxy.metering.leases import Amount, Granted, Lease, NewTurn
 from geko_proxy.metering.ledger import Charge
+from geko_proxy.metering.lifecycle import Outcome
+from geko_proxy.metering.limits import Hold
+from geko_proxy.metering.prices import NO_PRICES, PriceTable
 from geko_proxy.metering.tokens import TokenCounter
-from geko_proxy.metering.windows import Window
 from geko_proxy.services import Services
 from geko_proxy.sse import SseEvent, SseParser
 from tests.fake_services import ACME, exchange_of, reply_of
@@ -27,30 +29,46 @@ class AwayLeases:
 
     def __init__(self, away: int) -> None:
         self.away = away
-        self.settled: list[tuple[TurnState, list[Charge]]] = []
+        self.settled: list[tuple[Outcome, list[Charge]]] = []
 
     def _reach(self) -> None:
         if self.away:
             self.away -= 1
             raise StoreError("away")
 
-    async def begin(self, turn: NewTurn, window: Window, need: int, allowance: int) -> Lease:
-        return Lease(turn.tenant_id, turn.workspace_id, turn.user_id, turn.turn_id, window, granted=40)
+    async def begin(
+        self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount, *_: int
+    ) -> Lease:
+        return Lease(turn, holds, Amount(40))
 
     async def set_conversation(self, lease: Lease, conversation_id: str) -> None:
         self._reach()
 
-    async def top_up(self, lease: Lease, step: int, consumed: int) -> Granted:
+    async def top_up(self, lease: Lease, need: Amount, step: Amount, consumed: Amount) -> Granted:
         self._reach()
-        return Granted(step)
+        return Granted(need.tokens + step.tokens)
 
-    async def settle(self, lease: Lease, state: TurnState, charges: list[Charge]) -> None:
-        self.settled.append((state, charges))
+    async def settle(self, lease: Lease, outcome: Outcome, charges: list[Charge]) -> None:
+        self.settled.append((outcome, charges))
+
+
+class NoLimits:
+    """A workspace without limits, and models without prices."""
+
+    generation = 0
+
+    async def list(self, *_: object) -> tuple[()]:
+        return ()
+
+    async def table(self, *_: object) -> PriceTable:
+        return NO_PRICES
 
 
 async def begun(leases: AwayLeases) -> tuple[QuotaFilter, Exchange, Any]:
     """A turn whose answer begins; the event hook."""
-    services = SimpleNamespace(leases=leases, counter=TokenCounter())
+    services = SimpleNamespace(
+        leases=leases, counter=TokenCounter(), limits=NoLimits(), prices=NoLimits(), tenants=NoLimits()
+    )
     quota = QuotaFilter(QuotaOptions(), cast(Services, services))
     body = {"text": "Hello", "conversationId": None, "endpoint": "Mock", "model": "gpt-4o"}
     exchange = exchange_of("POST", "/api/agents/chat/Mock", body)
@@ -104,6 +122,6 @@ async def test_an_answer_that_waited_too_long_is_cut_and_its_report_still_counts
     }
     await hear(hook, [SseEvent.message({"event": "on_token_usage", "data": usage})])
     await quota.on_finish(exchange)
-    ((state, charges),) = leases.settled
-    assert state is TurnState.CUT
+    ((outcome, charges),) = leases.settled
+    assert outcome is Outcome.CUT
     assert [(charge.tokens, charge.estimated) for charge in charges] == [(309, False)]

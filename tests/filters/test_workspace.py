@@ -9,8 +9,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from geko_proxy.errors import EndStream, Refused, UpstreamError
+from geko_proxy.errors import EndStream, Refused, StoreError, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Route
+from geko_proxy.filters import workspace as module
 from geko_proxy.filters.base import NoOptions
 from geko_proxy.filters.workspace import Watch, WorkspaceFilter
 from geko_proxy.librechat import ROWS
@@ -203,11 +204,14 @@ class Members:
 
     def __init__(self) -> None:
         self.generation: int | None = 1
+        self.away = False
         self.current: Role | None = Role.MEMBER
         self.reads = 0
 
     async def role(self, *_: object) -> Role | None:
         self.reads += 1
+        if self.away:
+            raise StoreError("away")
         return self.current
 
 
@@ -241,4 +245,20 @@ async def test_a_running_answer_ends_for_a_viewer_and_while_nothing_is_heard() -
     assert members.reads == 1  # not once per event
     members.generation, members.current = 4, Role.VIEWER
     with pytest.raises(EndStream, match="role"):
+        await look(watch)
+
+
+async def test_a_running_answer_outlives_an_outage_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can be removed while it is away; once it is back there is another look, with news or without."""
+    now = 100.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    members = Members()
+    watch = Watch(cast(MemberStore, members), identity())
+    members.away = True
+    for _ in range(5):
+        await look(watch)
+    assert members.reads == 1  # not once per event
+    members.away, members.current = False, None
+    now += module.DEAF_S
+    with pytest.raises(EndStream, match="no longer a member"):
         await look(watch)

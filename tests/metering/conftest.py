@@ -45,7 +45,8 @@ def make_place(dsn: str) -> Callable[[int | None], Awaitable[Place]]:
                 place.workspace_id,
             )
             await connection.execute(
-                "insert into workspace_quotas (tenant_id, workspace_id, token_limit) values ($1, $2, $3)",
+                "insert into quota_limits (tenant_id, limit_id, workspace_id, scope, amount)"
+                " values ($1, $2, $2, 'workspace', $3)",
                 place.tenant_id,
                 place.workspace_id,
                 token_limit,

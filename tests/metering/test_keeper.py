@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from geko_proxy.errors import StoreError
 from geko_proxy.metering.keeper import GRACE_S, HEARTBEAT_S, RECOVERY_S, TICK_S, LeaseKeeper
-from geko_proxy.metering.leases import Lease, Leases, TurnState
+from geko_proxy.metering.leases import Adopted, Amount, Lease, Leases, NewTurn
 from geko_proxy.metering.ledger import Charge
-from geko_proxy.metering.windows import month_window
+from geko_proxy.metering.lifecycle import Outcome
 
+TENANT = uuid4()
 CHARGES = (Charge("run", 1, "chat", "gpt-4o", "openAI", 10, 20),)
 
 
@@ -32,16 +32,19 @@ class FlakyLeases:
             raise StoreError("away")
         self.heard.append(what)
 
-    async def settle(self, lease: Lease, state: TurnState, charges: Sequence[Charge]) -> None:
-        self._note("settle", lease.turn_id, state, charges)
+    async def settle(
+        self, lease: Lease, outcome: Outcome, charges: Sequence[Charge], *, recovering: bool = False
+    ) -> None:
+        self._note("settle", lease.turn_id, outcome, charges)
 
-    async def heartbeat(self, lease: Lease, consumed: int) -> bool:
-        self._note("beat", lease.turn_id, consumed)
-        return True
+    async def heartbeat(self, tenant_id: UUID, consumed: Mapping[UUID, Amount]) -> set[UUID]:
+        for turn_id, amount in consumed.items():
+            self._note("beat", turn_id, amount.tokens)
+        return set()
 
-    async def recover_expired(self) -> int:
-        self._note("recover")
-        return 1
+    async def adopt(self) -> list[Adopted]:
+        self._note("adopt")
+        return [Adopted(lease(), Amount(0))]
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Turn:
     """A running turn."""
 
     lease: Lease
-    so_far: int
+    so_far: Amount
 
 
 @dataclass
@@ -61,22 +64,22 @@ class Kept:
     now: float = 0.0
 
     def keeper(self) -> LeaseKeeper:
-        return LeaseKeeper(cast(Leases, self.leases), lambda: tuple(self.turns), lambda: self.now)
+        return LeaseKeeper(cast(Leases, self.leases), lambda: tuple(self.turns), clock=lambda: self.now)
 
 
 def lease() -> Lease:
-    return Lease(uuid4(), uuid4(), uuid4(), uuid4(), month_window(datetime.now(UTC), "UTC"), 100)
+    return Lease(NewTurn(TENANT, uuid4(), uuid4(), None, "Mock", "m"), (), Amount(100))
 
 
 async def test_each_turn_beats_at_once_and_then_seldom() -> None:
-    kept = Kept(turns=[Turn(lease(), 7)])
+    kept = Kept(turns=[Turn(lease(), Amount(7))])
     keeper = kept.keeper()
     await keeper.tick()
     kept.now += HEARTBEAT_S - 1
-    kept.turns.append(Turn(lease(), 1))
+    kept.turns.append(Turn(lease(), Amount(1)))
     await keeper.tick()
     kept.now += 1
-    kept.turns[0].so_far = 9
+    kept.turns[0].so_far = Amount(9)
     await keeper.tick()
     first, young = (turn.lease.turn_id for turn in kept.turns)
     assert kept.leases.heard == [("beat", first, 7), ("beat", young, 1), ("beat", first, 9)]
@@ -86,23 +89,23 @@ async def test_what_the_database_could_not_take_is_settled_once_it_is_back() -> 
     kept = Kept(leases=FlakyLeases(away=True))
     keeper = kept.keeper()
     done, refused = lease(), lease()
-    await keeper.settle(done, TurnState.DONE, CHARGES)
-    await keeper.settle(refused, TurnState.REFUSED, ())
+    await keeper.settle(done, Outcome.DONE, CHARGES)
+    await keeper.settle(refused, Outcome.REFUSED, ())
     with pytest.raises(StoreError):
         await keeper.tick()
     kept.leases.away = False
     await keeper.tick()
     await keeper.tick()
     assert kept.leases.heard == [
-        ("settle", done.turn_id, TurnState.DONE, CHARGES),
-        ("settle", refused.turn_id, TurnState.REFUSED, ()),
+        ("settle", done.turn_id, Outcome.DONE, CHARGES),
+        ("settle", refused.turn_id, Outcome.REFUSED, ()),
     ]
 
 
 async def test_a_last_try_is_made_at_the_end() -> None:
     kept = Kept(leases=FlakyLeases(away=True))
     keeper = kept.keeper()
-    await keeper.settle(lease(), TurnState.DONE, CHARGES)
+    await keeper.settle(lease(), Outcome.DONE, CHARGES)
     await keeper.stop()
     kept.leases.away = False
     await keeper.stop()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -16,11 +17,13 @@ import pytest
 
 from geko_proxy.errors import StoreError
 from geko_proxy.metering import leases as module
-from geko_proxy.metering.leases import Busy, Exhausted, Lease, Leases, NewTurn, TurnState
-from geko_proxy.metering.ledger import Charge, Ledger, Source
-from geko_proxy.metering.quotas import QuotaStore
+from geko_proxy.metering.leases import Busy, Exhausted, Lease, Leases, NewTurn
+from geko_proxy.metering.ledger import Ledger, Source
+from geko_proxy.metering.lifecycle import Outcome
+from geko_proxy.metering.limits import LimitStore
 from geko_proxy.metering.windows import Window, month_window
 from geko_proxy.storage.database import Database
+from tests.metering.leasing import base_holds, charge, heartbeat, recover, top_up, try_begin
 
 if TYPE_CHECKING:
     from tests.metering.conftest import Place
@@ -42,12 +45,8 @@ async def owner(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     await connection.close()
 
 
-def charge(tokens: int, seq: int = 1, model: str = "gpt-4o") -> Charge:
-    return Charge("run", seq, "chat", model, "openAI", tokens - 1, 1)
-
-
 async def begin(leases: Leases, place: Place, need: int, allowance: int = 0, **turn: Any) -> Lease:
-    outcome = await leases.begin(place.turn(**turn), place.window, need, allowance)
+    outcome = await try_begin(leases, place.turn(**turn), place.window, need, allowance)
     assert isinstance(outcome, Lease)
     return outcome
 
@@ -56,7 +55,7 @@ async def window_of(database: Database, place: Place) -> tuple[int, int]:
     """Used and leased tokens of the place's window."""
     async with database.tenant(place.tenant_id) as scope:
         row = await scope.fetch_row(
-            "select used, leased from quota_windows where tenant_id = $1 and workspace_id = $2 and starts_at = $3",
+            "select used, leased from limit_windows where tenant_id = $1 and limit_id = $2 and starts_at = $3",
             place.workspace_id,
             place.window.start,
         )
@@ -67,7 +66,7 @@ async def window_of(database: Database, place: Place) -> tuple[int, int]:
 async def state_of(database: Database, lease: Lease) -> str:
     async with database.tenant(lease.tenant_id) as scope:
         state: str = await scope.fetch_value(
-            "select state from turns where tenant_id = $1 and turn_id = $2", lease.turn_id
+            "select coalesce(outcome, state) from turns where tenant_id = $1 and turn_id = $2", lease.turn_id
         )
     return state
 
@@ -77,10 +76,10 @@ async def test_a_turn_leases_uses_and_gives_the_rest_back(
 ) -> None:
     place = await make_place(1000)
     lease = await begin(leases, place, 100, 50)
-    assert lease.granted == 150
-    assert (await leases.top_up(lease, 200, consumed=140)).amount == 200
+    assert lease.granted.tokens == 150
+    assert await top_up(leases, lease, 200, 140) == 200
     assert await window_of(database, place) == (0, 350)
-    await leases.settle(lease, TurnState.DONE, [charge(120), charge(30, seq=2)])
+    await leases.settle(lease, Outcome.DONE, [charge(120), charge(30, seq=2)])
     assert await window_of(database, place) == (150, 0)
     assert await state_of(database, lease) == "done"
     entries = await Ledger(database).of_turn(place.tenant_id, lease.turn_id)
@@ -94,7 +93,7 @@ async def test_a_turn_leases_uses_and_gives_the_rest_back(
 async def test_the_allowance_is_granted_as_far_as_it_fits(
     leases: Leases, make_place: MakePlace, need: int, allowance: int, granted: int
 ) -> None:
-    assert (await begin(leases, await make_place(100), need, allowance)).granted == granted
+    assert (await begin(leases, await make_place(100), need, allowance)).granted.tokens == granted
 
 
 async def test_a_turn_that_does_not_fit_is_refused_and_leaves_no_trace(
@@ -103,9 +102,11 @@ async def test_a_turn_that_does_not_fit_is_refused_and_leaves_no_trace(
     place = await make_place(100)
     await begin(leases, place, 60)
     turn = place.turn("c")
-    assert await leases.begin(turn, place.window, 41, 0) == Exhausted(0, 60, 100, place.window.end)
+    assert await try_begin(leases, turn, place.window, 41, 0) == Exhausted(
+        0, 60, 100, place.window.end, place.workspace_id
+    )
     assert await window_of(database, place) == (0, 60)
-    assert isinstance(await leases.begin(turn, place.window, 40, 0), Lease)
+    assert isinstance(await try_begin(leases, turn, place.window, 40, 0), Lease)
 
 
 async def test_without_a_limit_everything_fits(
@@ -113,16 +114,16 @@ async def test_without_a_limit_everything_fits(
 ) -> None:
     place = await make_place(None)
     lease = await begin(leases, place, 10**9, 10**9)
-    assert (await leases.top_up(lease, 10**9, 0)).amount == 10**9
-    await leases.settle(lease, TurnState.DONE, [charge(10**10)])
+    assert await top_up(leases, lease, 10**9, 0) == 10**9
+    await leases.settle(lease, Outcome.DONE, [charge(10**10)])
     assert await window_of(database, place) == (10**10, 0)
 
 
 async def test_a_top_up_takes_what_is_left_and_then_nothing(leases: Leases, make_place: MakePlace) -> None:
     lease = await begin(leases, await make_place(100), 60)
-    assert (await leases.top_up(lease, 30, 60)).amount == 30
-    assert (await leases.top_up(lease, 30, 90)).amount == 10
-    assert (await leases.top_up(lease, 30, 100)).amount == 0
+    assert await top_up(leases, lease, 30, 60) == 30
+    assert await top_up(leases, lease, 30, 90) == 10
+    assert await top_up(leases, lease, 30, 100) == 0
 
 
 async def test_a_changed_limit_holds_from_the_next_step_on(
@@ -130,24 +131,24 @@ async def test_a_changed_limit_holds_from_the_next_step_on(
 ) -> None:
     place = await make_place(100)
     lease = await begin(leases, place, 100)
-    quotas = QuotaStore(database)
-    await quotas.put(place.tenant_id, place.workspace_id, 120)
-    assert (await leases.top_up(lease, 50, 100)).amount == 20
-    await quotas.put(place.tenant_id, place.workspace_id, 10)
-    assert (await leases.top_up(lease, 50, 120)).amount == 0
-    await quotas.put(place.tenant_id, place.workspace_id, None)
-    assert (await leases.top_up(lease, 50, 120)).amount == 50
+    quotas = LimitStore(database)
+    await quotas.put_own(place.tenant_id, place.workspace_id, 120)
+    assert await top_up(leases, lease, 50, 100) == 20
+    await quotas.put_own(place.tenant_id, place.workspace_id, 10)
+    assert await top_up(leases, lease, 50, 120) == 0
+    await quotas.put_own(place.tenant_id, place.workspace_id, None)
+    assert await top_up(leases, lease, 50, 120) == 50
 
 
 async def test_one_running_turn_for_each_conversation(leases: Leases, make_place: MakePlace) -> None:
     place = await make_place(1000)
     lease = await begin(leases, place, 10, conversation_id="c")
-    assert await leases.begin(place.turn("c"), place.window, 10, 0) == Busy("c")
-    assert isinstance(await leases.begin(place.turn("d"), place.window, 10, 0), Lease)
-    assert isinstance(await leases.begin(place.turn(), place.window, 10, 0), Lease)
-    assert isinstance(await leases.begin(place.turn(), place.window, 10, 0), Lease)
+    assert await try_begin(leases, place.turn("c"), place.window, 10, 0) == Busy("c")
+    assert isinstance(await try_begin(leases, place.turn("d"), place.window, 10, 0), Lease)
+    assert isinstance(await try_begin(leases, place.turn(), place.window, 10, 0), Lease)
+    assert isinstance(await try_begin(leases, place.turn(), place.window, 10, 0), Lease)
     await leases.release(lease)
-    assert isinstance(await leases.begin(place.turn("c"), place.window, 10, 0), Lease)
+    assert isinstance(await try_begin(leases, place.turn("c"), place.window, 10, 0), Lease)
 
 
 async def test_another_users_word_for_a_conversation_does_not_block_it(
@@ -156,14 +157,16 @@ async def test_another_users_word_for_a_conversation_does_not_block_it(
     place = await make_place(1000)
     await begin(leases, place, 10, conversation_id="c")
     stranger = NewTurn(place.tenant_id, place.workspace_id, uuid4(), "c", "Mock", "m")
-    assert isinstance(await leases.begin(stranger, place.window, 10, 0), Lease)
+    assert isinstance(await try_begin(leases, stranger, place.window, 10, 0), Lease)
 
 
 async def test_of_many_posts_into_one_conversation_one_begins(
     database: Database, leases: Leases, make_place: MakePlace
 ) -> None:
     place = await make_place(None)
-    outcomes = await asyncio.gather(*(leases.begin(place.turn("c"), place.window, 10, 0) for _ in range(20)))
+    outcomes = await asyncio.gather(
+        *(try_begin(leases, place.turn("c"), place.window, 10, 0) for _ in range(20))
+    )
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Busy"] * 19 + ["Lease"]
     assert await window_of(database, place) == (0, 10)
 
@@ -174,7 +177,7 @@ async def test_a_new_chat_gets_its_conversation_later(
     place = await make_place(None)
     first, second = [await begin(leases, place, 10) for _ in range(2)]
     await leases.set_conversation(first, "c")
-    assert isinstance(await leases.begin(place.turn("c"), place.window, 10, 0), Busy)
+    assert isinstance(await try_begin(leases, place.turn("c"), place.window, 10, 0), Busy)
     with caplog.at_level(logging.WARNING):
         await leases.set_conversation(second, "c")
     assert "another running turn" in caplog.text
@@ -197,17 +200,17 @@ async def test_fifty_racing_turns_never_exceed_the_limit(
 
     async def run(n: int) -> None:
         mine = (leases, other)[n % 2]
-        lease = await mine.begin(
-            place.turn(f"c{n}"), place.window, chance.randint(1, 30), chance.randint(0, 30)
+        lease = await try_begin(
+            mine, place.turn(f"c{n}"), place.window, chance.randint(1, 30), chance.randint(0, 30)
         )
         if not isinstance(lease, Lease):
             return
-        granted[lease] = lease.granted
+        granted[lease] = lease.granted.tokens
         for _ in range(4):
-            granted[lease] += (await mine.top_up(lease, chance.randint(1, 40), granted[lease])).amount
+            granted[lease] += await top_up(mine, lease, chance.randint(1, 40), granted[lease])
         used, leased = await window_of(database, place)
         assert used + leased <= limit
-        await mine.settle(lease, TurnState.DONE, [charge(granted[lease])] if granted[lease] > 1 else [])
+        await mine.settle(lease, Outcome.DONE, [charge(granted[lease])] if granted[lease] > 1 else [])
 
     await asyncio.gather(*(run(n) for n in range(50)))
     used, leased = await window_of(database, place)
@@ -222,15 +225,15 @@ async def test_racing_leases_share_the_quota_to_the_last_token(
     place = await make_place(777)
     held = [await begin(leases, place, 1, conversation_id=f"c{n}") for n in range(50)]
     for _ in range(4):
-        await asyncio.gather(*(leases.top_up(lease, 7, 0) for lease in held))
+        await asyncio.gather(*(top_up(leases, lease, 7, 0) for lease in held))
     assert await window_of(database, place) == (0, 777)
 
 
 async def test_settling_twice_charges_once(database: Database, leases: Leases, make_place: MakePlace) -> None:
     place = await make_place(1000)
     lease = await begin(leases, place, 100)
-    await asyncio.gather(*(leases.settle(lease, TurnState.DONE, [charge(40)]) for _ in range(5)))
-    await leases.settle(lease, TurnState.FAILED, [charge(99, seq=2)])
+    await asyncio.gather(*(leases.settle(lease, Outcome.DONE, [charge(40)]) for _ in range(5)))
+    await leases.settle(lease, Outcome.FAILED, [charge(99, seq=2)])
     assert await window_of(database, place) == (40, 0)
     assert await state_of(database, lease) == "done"
 
@@ -240,7 +243,7 @@ async def test_one_call_named_twice_is_charged_once(
 ) -> None:
     place = await make_place(1000)
     lease = await begin(leases, place, 100)
-    await leases.settle(lease, TurnState.DONE, [charge(40), charge(40)])
+    await leases.settle(lease, Outcome.DONE, [charge(40), charge(40)])
     assert await window_of(database, place) == (40, 0)
 
 
@@ -249,9 +252,11 @@ async def test_the_real_number_is_charged_even_beyond_the_limit(
 ) -> None:
     place = await make_place(100)
     lease = await begin(leases, place, 100)
-    await leases.settle(lease, TurnState.CUT, [charge(130)])
+    await leases.settle(lease, Outcome.CUT, [charge(130)])
     assert await window_of(database, place) == (130, 0)
-    assert await leases.begin(place.turn(), place.window, 1, 0) == Exhausted(130, 0, 100, place.window.end)
+    assert await try_begin(leases, place.turn(), place.window, 1, 0) == Exhausted(
+        130, 0, 100, place.window.end, place.workspace_id
+    )
 
 
 async def test_a_refused_turn_costs_nothing(
@@ -270,18 +275,18 @@ async def test_a_vanished_instances_turn_is_charged_by_its_last_heartbeat(
     place, elsewhere = await make_place(1000), await make_place(1000)
     dead = Leases(database, ttl_s=GONE_S)
     lost = await begin(dead, place, 100, conversation_id="c")
-    assert await dead.heartbeat(lost, 70)
+    assert await heartbeat(dead, lost, 70)
     other = await begin(dead, elsewhere, 100)
     alive = await begin(leases, place, 10)
-    assert await leases.recover_expired() == 2
-    assert await leases.recover_expired() == 0
+    assert await recover(leases) == 2
+    assert await recover(leases) == 0
     assert await window_of(database, place) == (70, 10)
     assert await window_of(database, elsewhere) == (0, 0)
-    assert [await state_of(database, lease) for lease in (lost, other, alive)] == ["lost", "lost", "running"]
+    assert [await state_of(database, lease) for lease in (lost, other, alive)] == ["lost", "lost", "admitted"]
     (entry,) = await Ledger(database).of_turn(place.tenant_id, lost.turn_id)
     assert (entry.charge.tokens, entry.charge.source, entry.charge.estimated) == (70, Source.RECOVERED, True)
-    assert not await leases.heartbeat(lost, 80)
-    assert (await leases.top_up(lost, 10, 80)).amount == 0
+    assert not await heartbeat(leases, lost, 80)
+    assert await top_up(leases, lost, 10, 80) == 0
 
 
 async def test_recovery_by_a_given_time_and_in_many_batches(
@@ -291,9 +296,10 @@ async def test_recovery_by_a_given_time_and_in_many_batches(
     for _ in range(7):
         await begin(leases, place, 10)
     now = datetime.now(UTC)
-    assert await leases.recover_expired(now) == 0
-    with patch.object(module, "RECOVERY_BATCH", 3):
-        assert await leases.recover_expired(now + timedelta(minutes=2)) == 7
+    assert await leases.adopt(now) == []
+    later = now + timedelta(minutes=2)
+    assert [len(await leases.adopt(later, most=3)) for _ in range(4)] == [3, 3, 1, 0]
+    assert await recover(leases, later + timedelta(minutes=1)) == 7
     assert await window_of(database, place) == (0, 0)
 
 
@@ -303,23 +309,10 @@ async def test_two_instances_recover_a_turn_once(
     place = await make_place(None)
     dead = Leases(database, ttl_s=GONE_S)
     for _ in range(10):
-        await dead.heartbeat(await begin(dead, place, 10), 5)
-    found = await asyncio.gather(*(leases.recover_expired() for _ in range(4)))
+        await heartbeat(dead, await begin(dead, place, 10), 5)
+    found = await asyncio.gather(*(recover(leases) for _ in range(4)))
     assert sum(found) == 10
     assert await window_of(database, place) == (50, 0)
-
-
-@pytest.mark.parametrize("limit", [100, None])
-async def test_what_a_vanished_turn_holds_refuses_nobody(
-    database: Database, leases: Leases, make_place: MakePlace, limit: int | None
-) -> None:
-    """Its tokens and its conversation are free as soon as somebody wants them."""
-    place = await make_place(limit)
-    dead = Leases(database, ttl_s=GONE_S)
-    await dead.heartbeat(await begin(dead, place, 100, conversation_id="c"), 20)
-    lease = await begin(leases, place, 80, conversation_id="c")
-    assert await window_of(database, place) == (20, 80)
-    assert lease.granted == 80
 
 
 async def test_a_turn_taken_for_lost_is_corrected_when_it_settles(
@@ -328,10 +321,10 @@ async def test_a_turn_taken_for_lost_is_corrected_when_it_settles(
     place = await make_place(1000)
     slow = Leases(database, ttl_s=GONE_S)
     lease = await begin(slow, place, 100)
-    await slow.heartbeat(lease, 70)
-    assert await leases.recover_expired() == 1
+    await heartbeat(slow, lease, 70)
+    assert await recover(leases) == 1
     for _ in range(2):
-        await slow.settle(lease, TurnState.DONE, [charge(90)])
+        await slow.settle(lease, Outcome.DONE, [charge(90)])
     assert await window_of(database, place) == (90, 0)
     entries = await Ledger(database).of_turn(place.tenant_id, lease.turn_id)
     assert sorted(entry.charge.tokens for entry in entries) == [-70, 70, 90]
@@ -345,8 +338,8 @@ async def test_settling_and_recovering_at_once_charges_once(
     slow = Leases(database, ttl_s=GONE_S)
     for n in range(20):
         lease = await begin(slow, place, 10)
-        await slow.heartbeat(lease, 7)
-        await asyncio.gather(slow.settle(lease, TurnState.DONE, [charge(9)]), leases.recover_expired())
+        await heartbeat(slow, lease, 7)
+        await asyncio.gather(slow.settle(lease, Outcome.DONE, [charge(9)]), recover(leases))
         assert await window_of(database, place) == (9 * (n + 1), 0)
 
 
@@ -355,9 +348,9 @@ async def test_a_window_opens_with_what_was_used_in_its_time(
 ) -> None:
     """A tenant that changes its time zone does not get a second quota."""
     place = await make_place(1000)
-    await leases.settle(await begin(leases, place, 100), TurnState.DONE, [charge(600)])
+    await leases.settle(await begin(leases, place, 100), Outcome.DONE, [charge(600)])
     moved = Window(place.window.start - timedelta(hours=2), place.window.end - timedelta(hours=2))
-    outcome = await leases.begin(place.turn(), moved, 401, 0)
+    outcome = await try_begin(leases, place.turn(), moved, 401, 0)
     assert isinstance(outcome, Exhausted)
     assert outcome.used == 600
 
@@ -366,11 +359,11 @@ async def test_a_new_month_begins_at_nothing(
     database: Database, leases: Leases, make_place: MakePlace
 ) -> None:
     place = await make_place(100)
-    await leases.settle(await begin(leases, place, 100), TurnState.DONE, [charge(100)])
+    await leases.settle(await begin(leases, place, 100), Outcome.DONE, [charge(100)])
     following = month_window(place.window.end, "UTC")
-    outcome = await leases.begin(place.turn(), following, 100, 0)
+    outcome = await try_begin(leases, place.turn(), following, 100, 0)
     assert isinstance(outcome, Lease)
-    assert outcome.granted == 100
+    assert outcome.granted.tokens == 100
 
 
 async def test_an_answer_over_midnight_counts_where_it_began(
@@ -378,9 +371,10 @@ async def test_an_answer_over_midnight_counts_where_it_began(
 ) -> None:
     place = await make_place(100)
     past = month_window(place.window.start - timedelta(days=1), "UTC")
-    lease = await leases.begin(place.turn(), past, 10, 0)
+    turn = replace(place.turn(), started_at=past.end - timedelta(seconds=1))
+    lease = await try_begin(leases, turn, past, 10)
     assert isinstance(lease, Lease)
-    await leases.settle(lease, TurnState.DONE, [charge(10)])
+    await leases.settle(lease, Outcome.DONE, [charge(10)])
     (entry,) = await Ledger(database).of_turn(place.tenant_id, lease.turn_id)
     assert past.start <= entry.occurred_at < past.end
 
@@ -389,11 +383,11 @@ async def test_a_deleted_window_is_a_store_error_once(
     leases: Leases, make_place: MakePlace, owner: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     place = await make_place(100)
-    await leases.ensure_window(place.tenant_id, place.workspace_id, place.window)
-    await owner.execute("delete from quota_windows")
+    await leases.open_windows(place.tenant_id, place.workspace_id, base_holds(place.turn(), place.window))
+    await owner.execute("delete from limit_windows")
     with pytest.raises(StoreError, match="window"):
-        await leases.begin(place.turn(), place.window, 10, 0)
-    assert isinstance(await leases.begin(place.turn(), place.window, 10, 0), Lease)
+        await try_begin(leases, place.turn(), place.window, 10, 0)
+    assert isinstance(await try_begin(leases, place.turn(), place.window, 10, 0), Lease)
 
 
 @pytest.mark.parametrize("error", [asyncpg.SerializationError, asyncpg.DeadlockDetectedError])
@@ -411,10 +405,10 @@ async def test_a_lock_cycle_is_tried_again_and_not_for_ever(
         return await real(sql, *args)
 
     with patch.object(module, "BACKOFF_S", 0), patch.object(database, "call", failing):
-        assert isinstance(await leases.begin(place.turn(), place.window, 10, 0), Lease)
+        assert isinstance(await try_begin(leases, place.turn(), place.window, 10, 0), Lease)
         failures[0] = 10**6
         with pytest.raises(StoreError, match="transactions"):
-            await leases.begin(place.turn(), place.window, 10, 0)
+            await try_begin(leases, place.turn(), place.window, 10, 0)
 
 
 async def test_everything_at_once_keeps_the_books_balanced(
@@ -425,15 +419,15 @@ async def test_everything_at_once_keeps_the_books_balanced(
     slow = Leases(database, ttl_s=GONE_S)
 
     async def run(n: int) -> None:
-        lease = await slow.begin(place.turn(f"c{n % 5}"), place.window, 5, 5)
+        lease = await try_begin(slow, place.turn(f"c{n % 5}"), place.window, 5, 5)
         if isinstance(lease, Lease):
             await asyncio.gather(
-                slow.top_up(lease, 5, 5),
-                slow.heartbeat(lease, 6),
-                leases.recover_expired(),
-                slow.top_up(lease, 5, 7),
+                top_up(slow, lease, 5, 5),
+                heartbeat(slow, lease, 6),
+                recover(leases),
+                top_up(slow, lease, 5, 7),
             )
-            await slow.settle(lease, TurnState.DONE, [charge(8)])
+            await slow.settle(lease, Outcome.DONE, [charge(8)])
 
     await asyncio.gather(*(run(n) for n in range(40)))
     async with database.tenant(place.tenant_id) as scope:
@@ -453,16 +447,37 @@ async def test_an_answer_across_a_change_of_time_zone_counts_in_both_windows(
     lease = await begin(leases, place, 100)
     now = datetime.now(UTC)
     other = Window(now - timedelta(days=3), now + timedelta(days=3))
-    await leases.ensure_window(place.tenant_id, place.workspace_id, other)
+    await leases.open_windows(place.tenant_id, place.workspace_id, base_holds(place.turn(), other))
     if end == "settled":
-        await leases.settle(lease, TurnState.DONE, [charge(70)])
+        await leases.settle(lease, Outcome.DONE, [charge(70)])
     else:
-        assert await leases.top_up(lease, 0, 70) is not None
-        assert await leases.recover_expired() == 1
+        assert await top_up(leases, lease, 0, 70) is not None
+        assert await recover(leases) == 1
     async with database.tenant(place.tenant_id) as scope:
         rows = await scope.fetch(
-            "select starts_at, used, leased from quota_windows where tenant_id = $1 and workspace_id = $2",
+            "select starts_at, used, leased from limit_windows where tenant_id = $1 and workspace_id = $2",
             place.workspace_id,
         )
     assert {(row["used"], row["leased"]) for row in rows} == {(70, 0)}
     assert len(rows) == 2
+
+
+async def test_a_message_leases_what_its_conversation_held_also_at_another_instance(
+    database: Database, leases: Leases, make_place: MakePlace
+) -> None:
+    place = await make_place(1000)
+    first = await begin(leases, place, 10)
+    await leases.set_conversation(first, "c")
+    await leases.settle(first, Outcome.DONE, [charge(40), charge(300, seq=2)])
+    elsewhere = Leases(database)
+    lease = await begin(elsewhere, place, 20, 50, conversation_id="c")
+    assert (lease.context, lease.granted.tokens) == (300, 370)
+    assert (await begin(elsewhere, place, 20, conversation_id="d")).context == 0
+    stranger = NewTurn(place.tenant_id, place.workspace_id, uuid4(), "c", "Mock", "m")
+    outcome = await try_begin(elsewhere, stranger, place.window, 5)
+    assert isinstance(outcome, Lease)
+    assert outcome.context == 0
+    await elsewhere.release(lease)
+    assert await try_begin(leases, place.turn("c"), place.window, 400) == Exhausted(
+        340, 25, 1000, place.window.end, place.workspace_id
+    )

@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-from geko_proxy.metering.leases import Lease, Leases, NewTurn, TurnState
+from geko_proxy.metering.leases import Lease, Leases, NewTurn
 from geko_proxy.metering.ledger import Charge, Source
+from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.reports import MemberUsage, ModelUsage, Reports
 from geko_proxy.metering.windows import month_window
 from geko_proxy.storage.database import Database
+from tests.metering.leasing import try_begin
 
 if TYPE_CHECKING:
     from tests.metering.conftest import Place
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
 
 async def use(leases: Leases, place: Place, user_id: UUID, *charges: Charge) -> None:
     turn = NewTurn(place.tenant_id, place.workspace_id, user_id, None, "Mock", "m")
-    lease = await leases.begin(turn, place.window, 1, 0)
+    lease = await try_begin(leases, turn, place.window, 1, 0)
     assert isinstance(lease, Lease)
-    await leases.settle(lease, TurnState.DONE, charges)
+    await leases.settle(lease, Outcome.DONE, charges)
 
 
 async def test_usage_in_total_by_member_and_by_model(database: Database, make_place: MakePlace) -> None:
@@ -32,7 +34,7 @@ async def test_usage_in_total_by_member_and_by_model(database: Database, make_pl
     guess = Charge("b", -1, "chat", "small", "", 20, 5, estimated=True, source=Source.ESTIMATE)
     await use(leases, place, place.user_id, Charge("b", 1, "chat", "big", "p", 45, 5), guess)
     await use(leases, place, other, Charge("c", 1, "chat", "small", "p", 190, 10))
-    await leases.begin(place.turn(), place.window, 30, 0)
+    await try_begin(leases, place.turn(), place.window, 30, 0)
     report = await Reports(database).usage(place.tenant_id, place.workspace_id, place.window)
     assert (report.used, report.leased, report.limit, report.remaining) == (375, 30, 1000, 595)
     assert report.by_member == (MemberUsage(other, 200, 1), MemberUsage(place.user_id, 175, 2))

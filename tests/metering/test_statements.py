@@ -10,26 +10,28 @@ import asyncpg
 import pytest
 
 from geko_proxy.metering import statements
-from geko_proxy.metering.leases import Lease, Leases, TurnState
+from geko_proxy.metering.leases import Lease, Leases
 from geko_proxy.metering.ledger import Charge
+from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.storage.database import Database
+from tests.metering.leasing import try_begin
 
 if TYPE_CHECKING:
     from tests.metering.conftest import Place
 
     MakePlace = Callable[[int | None], Awaitable[Place]]
 
-TABLES = ("workspace_quotas", "quota_windows", "turns", "leases", "usage_events")
+TABLES = ("quota_limits", "limit_windows", "turns", "leases", "usage_events", "usage_days")
 
 
 async def used(database: Database, place: Place) -> Lease:
     """A place with a row in each table; the lease of a turn that runs."""
     leases = Leases(database)
-    settled = await leases.begin(place.turn(), place.window, 10, 0)
-    running = await leases.begin(place.turn(), place.window, 10, 0)
+    settled = await try_begin(leases, place.turn(), place.window, 10, 0)
+    running = await try_begin(leases, place.turn(), place.window, 10, 0)
     assert isinstance(settled, Lease)
     assert isinstance(running, Lease)
-    await leases.settle(settled, TurnState.DONE, [Charge("r", 1, "chat", "m", "p", 5, 5)])
+    await leases.settle(settled, Outcome.DONE, [Charge("r", 1, "chat", "m", "p", 5, 5)])
     return running
 
 
@@ -66,17 +68,20 @@ async def test_another_tenant_cannot_touch_a_lease(database: Database, make_plac
     place, stranger = await make_place(100), await make_place(100)
     lease = await used(database, place)
     async with database.tenant(stranger.tenant_id) as scope:
-        assert await scope.fetch_row(statements.TOP_UP, lease.turn_id, 10, 0, 60.0, None) is None
-        assert await scope.fetch_row(statements.HEARTBEAT, lease.turn_id, 0, 60.0) is None
-        assert await scope.fetch_row(statements.SETTLE, lease.turn_id, "done", "[]", None) is None
-        assert await scope.fetch_row(statements.RECOVER, lease.turn_id, place.window.end) is None
+        assert await scope.fetch_row(statements.TOP_UP, lease.turn_id, 0, 10, 0, 0, 0, 0, 60.0) is None
+        beat = await scope.fetch_row(statements.HEARTBEAT, [lease.turn_id], [0], [0], None, 60.0)
+        assert beat is not None
+        assert beat["turn_ids"] == []
+        assert await scope.fetch_row(statements.SETTLE, lease.turn_id, "done", "[]", False) is None
+        assert await scope.fetch_row(statements.HOLD, lease.turn_id, [], [], []) is None
 
 
-async def test_only_the_look_up_of_expired_leases_sees_all_tenants(
+async def test_only_the_taking_over_of_expired_leases_sees_all_tenants(
     database: Database, make_place: MakePlace
 ) -> None:
     place = await make_place(100)
     lease = await used(database, place)
     async with database.system() as system:
-        rows = await system.fetch(statements.FIND_EXPIRED, place.window.end.replace(year=9000), 10)
-    assert [(row["tenant_id"], row["turn_id"]) for row in rows] == [(place.tenant_id, lease.turn_id)]
+        assert await system.fetch_value("select count(*) from leases") == 0
+    adopted = await Leases(database).adopt(place.window.end.replace(year=9000))
+    assert [each.lease.turn_id for each in adopted] == [lease.turn_id]

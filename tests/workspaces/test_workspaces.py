@@ -22,7 +22,7 @@ async def test_is_created_with_owner_and_quota(database: Database, account: Acco
         ("Second", Role.OWNER),
     ]
     async with database.tenant(account.tenant_id) as scope:
-        sql = "select token_limit from workspace_quotas where tenant_id = $1 and workspace_id = $2"
+        sql = "select amount from quota_limits where tenant_id = $1 and limit_id = $2"
         assert await scope.fetch_value(sql, made.workspace_id) == 7
 
 

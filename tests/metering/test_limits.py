@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from geko_proxy.metering.quotas import QuotaStore
+from geko_proxy.metering.limits import LimitStore
 from geko_proxy.storage.database import Database
 
 if TYPE_CHECKING:
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 async def test_a_limit_is_kept_changed_and_lifted(
     database: Database, make_place: Callable[[int | None], Awaitable[Place]]
 ) -> None:
-    place, quotas = await make_place(500), QuotaStore(database)
-    assert await quotas.get(place.tenant_id, place.workspace_id) == 500
+    place, limits = await make_place(500), LimitStore(database)
+    assert await limits.get_own(place.tenant_id, place.workspace_id) == 500
     for limit in (0, 10**15, None):
-        await quotas.put(place.tenant_id, place.workspace_id, limit)
-        assert await quotas.get(place.tenant_id, place.workspace_id) == limit
+        await limits.put_own(place.tenant_id, place.workspace_id, limit)
+        assert await limits.get_own(place.tenant_id, place.workspace_id) == limit
 
 
 async def test_a_workspace_without_a_row_has_no_limit_and_another_tenant_sees_none(
     database: Database, make_place: Callable[[int | None], Awaitable[Place]]
 ) -> None:
-    place, quotas = await make_place(500), QuotaStore(database)
-    assert await quotas.get(place.tenant_id, uuid4()) is None
-    assert await quotas.get(uuid4(), place.workspace_id) is None
+    place, limits = await make_place(500), LimitStore(database)
+    assert await limits.get_own(place.tenant_id, uuid4()) is None
+    assert await limits.get_own(uuid4(), place.workspace_id) is None
 
 
-@pytest.mark.parametrize("limit", [-1, 2**63])
+@pytest.mark.parametrize("limit", [-1, 10**18 + 1])
 async def test_an_impossible_limit_is_a_value_error(database: Database, limit: int) -> None:
     with pytest.raises(ValueError, match="limit"):
-        await QuotaStore(database).put(uuid4(), uuid4(), limit)
+        await LimitStore(database).put_own(uuid4(), uuid4(), limit)
