@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
 from geko_proxy.accounts import passwords as password_hashes
+from geko_proxy.accounts.agent_keys import AgentKeys
 from geko_proxy.accounts.api_keys import ApiKeys
 from geko_proxy.accounts.hashing_pool import HashingPool
 from geko_proxy.accounts.joining import Joining
@@ -114,6 +115,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             upstream=upstream,
             client=services.client,
             shadows=services.shadows,
+            agent_keys=services.agent_keys,
             turns=services.turns,
             peers=peers,
             answers=Answers(services.turns, TurnFinder(services.database, peers.instances), peers),
@@ -204,6 +206,7 @@ def _services(
     tokens = _tokens(settings)
     shadow_store = ShadowStore(database)
     passwords = ShadowPasswords(settings.librechat.shadow_secret, settings.librechat.shadow_email_domain)
+    shadows = ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords))
     members = MemberStore(database, invalidation)
     invitations, auto_joins = InvitationStore(database), AutoJoinStore(database)
     return Services(
@@ -225,8 +228,9 @@ def _services(
         oauth_accounts=OAuthAccounts(database, sealer),
         oauth_providers=Providers(settings.oauth, ProviderHttp()),
         api_keys=ApiKeys(database, invalidation),
-        shadows=ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords)),
+        shadows=shadows,
         shadow_store=shadow_store,
+        agent_keys=AgentKeys(shadow_store, shadows, client, sealer, Audit()),
         tenants=TenantStore(database, invalidation),
         workspaces=WorkspaceStore(database),
         members=members,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from geko_proxy.accounts.agent_keys import AgentKeys
     from geko_proxy.accounts.api_keys import ApiKeys
     from geko_proxy.accounts.joining import Joining
     from geko_proxy.accounts.last_seen import LastSeen
@@ -71,6 +72,7 @@ class Services:
     api_keys: ApiKeys
     shadows: ShadowAccounts
     shadow_store: ShadowStore
+    agent_keys: AgentKeys
     tenants: TenantStore
     workspaces: WorkspaceStore
     members: MemberStore
