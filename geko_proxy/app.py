@@ -48,6 +48,7 @@ from geko_proxy.filters.loader import load_chain
 from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
 from geko_proxy.mail import MailQueue, open_mailer
+from geko_proxy.metering.journal import Journal
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.limits import LimitStore
 from geko_proxy.metering.price_store import PriceStore
@@ -56,6 +57,7 @@ from geko_proxy.metering.tokens import TokenCounter
 from geko_proxy.oauth.http import ProviderHttp
 from geko_proxy.oauth.registry import Providers
 from geko_proxy.proxy import Proxy
+from geko_proxy.recovery import Recovery
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
 from geko_proxy.storage.invalidation import Invalidation
@@ -106,6 +108,10 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         )
         await chain.start()
         stack.push_async_callback(chain.stop)
+        if any(entry.filter.name == "quota" for entry in chain.entries):
+            recovery = Recovery(services, chain)
+            await recovery.start()
+            stack.push_async_callback(recovery.stop)
         yield proxy
 
 
@@ -202,6 +208,7 @@ def _services(
         shared_links=SharedLinkStore(database),
         audit=Audit(),
         leases=Leases(database),
+        journal=Journal(settings.server.home.expanduser() / "journal"),
         limits=LimitStore(database, invalidation),
         prices=PriceStore(database, invalidation),
         reports=Reports(database),

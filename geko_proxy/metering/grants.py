@@ -63,6 +63,7 @@ class MeteredTurn:
         "need",
         "outcome",
         "pricing",
+        "recovering",
         "started",
         "step",
     )
@@ -77,6 +78,7 @@ class MeteredTurn:
         self.meter = meter
         self.granted = lease.granted
         self.started = False
+        self.recovering = False  # it was begun by an instance that has vanished
         self.final: dict[str, Any] | None = None
         self.outcome = Outcome.FAILED
         self.look_at = 0
