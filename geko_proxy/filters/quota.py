@@ -148,6 +148,8 @@ class QuotaFilter(Filter):
                 holds, _ = await self._holds(exchange, turn)
                 if set(holds) - set(running.lease.holds):
                     await self._leases.hold(running.lease, holds)
+                    every = tuple(dict.fromkeys((*running.lease.holds, *holds)))
+                    running.lease = replace(running.lease, holds=every)
         self._generations = generations
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
