@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from cachetools import TTLCache
 
-from geko_proxy.errors import UpstreamError
+from geko_proxy.errors import StoreError, UpstreamError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.policy import replies
 from geko_proxy.policy.discovery import UnexpectedShape
@@ -72,7 +72,13 @@ class Watch:
 
     async def _check(self, generation: int | None) -> None:
         self._seen, self._looked_at = generation, monotonic()
-        role = await self._members.role(*self._key)
+        try:
+            role = await self._members.role(*self._key)
+        except (
+            StoreError
+        ):  # nobody's role changes while the database is away: the answer goes on, and it is asked again
+            self._seen = -1
+            return
         if role is None:
             raise EndStream(notice="You are no longer a member of this workspace.", code=CODE)
         if not allowed(role, Permission.CHAT):

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from geko_proxy.errors import EndStream, Refused, UpstreamError
+from geko_proxy.errors import EndStream, Refused, StoreError, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Route
 from geko_proxy.filters.base import NoOptions
 from geko_proxy.filters.workspace import Watch, WorkspaceFilter
@@ -205,9 +205,12 @@ class Members:
         self.generation: int | None = 1
         self.current: Role | None = Role.MEMBER
         self.reads = 0
+        self.away = False
 
     async def role(self, *_: object) -> Role | None:
         self.reads += 1
+        if self.away:
+            raise StoreError("away")
         return self.current
 
 
@@ -241,4 +244,16 @@ async def test_a_running_answer_ends_for_a_viewer_and_while_nothing_is_heard() -
     assert members.reads == 1  # not once per event
     members.generation, members.current = 4, Role.VIEWER
     with pytest.raises(EndStream, match="role"):
+        await look(watch)
+
+
+async def test_a_running_answer_outlives_an_outage_of_the_database() -> None:
+    """Nobody's role can change meanwhile; it is asked for again."""
+    members = Members()
+    members.away = True
+    watch = Watch(cast(MemberStore, members), identity())
+    await look(watch)
+    await look(watch)
+    members.away, members.current = False, None
+    with pytest.raises(EndStream, match="no longer a member"):
         await look(watch)
