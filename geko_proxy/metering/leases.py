@@ -164,18 +164,21 @@ class Leases:
         """
         need = Amount(max(1, need.tokens), max(0, need.cost))
         allowance = Amount(max(0, allowance.tokens), max(0, allowance.cost))
-        await self.open_windows(turn.tenant_id, turn.workspace_id, holds)
         wanted = (need.tokens, allowance.tokens, need.cost, allowance.cost)
         names = (turn.turn_id, turn.user_id, turn.conversation_id, turn.endpoint, turn.model, turn.key_id)
         place = (turn.workspace_id, *arrays(holds))
         rest = (self.instance_id, turn.started_at, self._ttl_s)
-        try:
-            row = await self._call(turn.tenant_id, statements.BEGIN, *place, *wanted, *names, *rest)
-        except asyncpg.UniqueViolationError:
-            return Busy(turn.conversation_id or "")
+        row = None
+        for _ in range(2):  # the server may have lost in a crash what was opened a moment ago
+            await self.open_windows(turn.tenant_id, turn.workspace_id, holds)
+            try:
+                row = await self._call(turn.tenant_id, statements.BEGIN, *place, *wanted, *names, *rest)
+            except asyncpg.UniqueViolationError:
+                return Busy(turn.conversation_id or "")
+            if row is not None:
+                break
+            self._forget(turn.tenant_id, holds)
         if row is None:
-            for hold in holds:
-                self._windows.pop(self._key(turn.tenant_id, hold), None)
             raise StoreError("a quota window has been deleted")
         if row["limit_id"] is not None:
             return Exhausted(
@@ -232,8 +235,7 @@ class Leases:
         turn, holds = lease.turn, lease.holds
         if not holds:
             return False
-        for hold in holds:
-            self._windows.pop(self._key(turn.tenant_id, hold), None)
+        self._forget(turn.tenant_id, holds)
         await self.open_windows(turn.tenant_id, turn.workspace_id, holds)
         amounts = [max(0, number) for number in (*granted, *consumed)]
         row = await self._call(
@@ -301,6 +303,10 @@ class Leases:
             await asyncio.wait({running})
         self._running_flush, self._next_flush = self._next_flush, None
         await self._db.call(statements.FLUSH)
+
+    def _forget(self, tenant_id: UUID, holds: Sequence[Hold]) -> None:
+        for hold in holds:
+            self._windows.pop(self._key(tenant_id, hold), None)
 
     def _key(self, tenant_id: UUID, hold: Hold) -> tuple[UUID, UUID, str, datetime]:
         return tenant_id, hold.limit_id, hold.subject, hold.window.start
