@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SUFFIX: Final = ".journal"
 NEW_SUFFIX: Final = ".new"  # not locked yet, and empty
+STALE_S: Final = 3600.0
 FOLDER_MODE, FILE_MODE = 0o700, 0o600  # it says who used what
 
 
@@ -100,11 +102,20 @@ class Journal:
         probe = self._folder / f"{uuid4().hex}{NEW_SUFFIX}"
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
         probe.unlink()
+        self._sweep()
         found: dict[UUID, Settlement] = {}
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             for settlement in self._take_over(path):
                 found[settlement.turn_id] = settlement
         return list(found.values())
+
+    def _sweep(self) -> None:
+        """Remove what was created and never got its name: its process died in that moment, long ago."""
+        assert self._folder is not None
+        for path in self._folder.glob(f"*{NEW_SUFFIX}"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STALE_S:
+                    path.unlink()
 
     def _take_over(self, path: Path) -> list[Settlement]:
         """What a dead instance's file holds, moved here. Nothing, when its instance lives or another one is faster."""

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -140,3 +141,12 @@ async def test_the_file_is_locked_before_it_has_its_name(
     await journal.add(settlement())
     assert named_at_lock == [[".new"]]
     await journal.close()
+
+
+async def test_what_never_got_its_name_is_swept_away(tmp_path: Path) -> None:
+    for name, age_s in (("old", 7200), ("young", 10)):
+        path = tmp_path / f"{name}.new"
+        path.touch()
+        os.utime(path, (time.time() - age_s,) * 2)
+    await opened(tmp_path)
+    assert [path.stem for path in tmp_path.iterdir()] == ["young"]
