@@ -57,6 +57,7 @@ from geko_proxy.filters.loader import load_chain
 from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
 from geko_proxy.mail import MailQueue, link_base, open_mailer
+from geko_proxy.metering.journal import Journal
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.limits import LimitStore
 from geko_proxy.metering.price_store import PriceStore
@@ -70,6 +71,7 @@ from geko_proxy.peers.forwarding import Peers
 from geko_proxy.peers.hop import HopSigner
 from geko_proxy.peers.instances import Instances
 from geko_proxy.proxy import Proxy
+from geko_proxy.recovery import Recovery
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
 from geko_proxy.storage.invalidation import Invalidation
@@ -124,6 +126,10 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         stack.push_async_callback(peers.stop)
         await chain.start()
         stack.push_async_callback(chain.stop)
+        if any(entry.filter.name == "quota" for entry in chain.entries):
+            recovery = Recovery(services, chain)
+            await recovery.start()
+            stack.push_async_callback(recovery.stop)
         yield proxy
 
 
@@ -242,6 +248,7 @@ def _services(
         shared_links=SharedLinkStore(database),
         audit=Audit(),
         leases=Leases(database),
+        journal=Journal(settings.server.home.expanduser() / "journal"),
         limits=LimitStore(database, invalidation),
         prices=PriceStore(database, invalidation),
         reports=Reports(database),

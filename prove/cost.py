@@ -96,7 +96,12 @@ async def _apart() -> tuple[float, float]:
 async def _measure() -> tuple[float, float]:
     nothing = NoLimits()
     services = SimpleNamespace(
-        leases=NoDatabase(), counter=TokenCounter(), limits=nothing, prices=nothing, tenants=nothing
+        leases=NoDatabase(),
+        journal=None,
+        counter=TokenCounter(),
+        limits=nothing,
+        prices=nothing,
+        tenants=nothing,
     )
     quota = QuotaFilter(QuotaOptions(), cast(Services, services))
     tune_collector()

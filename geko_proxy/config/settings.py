@@ -87,7 +87,7 @@ class ServerSettings:
     home: Path = setting(
         Path(".geko"),
         folder(),
-        "Folder for the embedded database and the demo's data.",
+        "Folder for what must outlive GEKO's process: charges that wait for the database, and the demo's data.",
         aliases=("GEKO_HOME",),
     )
     cookie_secure: bool | Literal["auto"] = setting(

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +34,7 @@ from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.limits import Hold, HoldCache, Limit
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.prompt_estimate import attached_image_tokens, long_texts
+from geko_proxy.metering.stored_answers import as_recovered, find_answer, last_heartbeat, rollup_charge
 from geko_proxy.metering.usage_events import step_and_text
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ class QuotaFilter(Filter):
         self._turns: dict[Exchange, MeteredTurn] = {}
         self._known = HoldCache()
         self._generations: tuple[int | None, int | None] = (0, 0)
-        self._keeper = LeaseKeeper(self._leases, lambda: tuple(self._turns.values()), self._new_holds)
+        running = self._turns.values()
+        self._keeper = LeaseKeeper(
+            self._leases, lambda: tuple(running), self._new_holds, journal=services.journal
+        )
 
     async def start(self) -> None:
         await self._keeper.start()
@@ -151,6 +155,8 @@ class QuotaFilter(Filter):
                 holds, _ = await self._holds(exchange, turn)
                 if set(holds) - set(running.lease.holds):
                     await self._leases.hold(running.lease, holds)
+                    every = tuple(dict.fromkeys((*running.lease.holds, *holds)))
+                    running.lease = replace(running.lease, holds=every)
         self._generations = generations
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
@@ -170,13 +176,15 @@ class QuotaFilter(Filter):
         return None
 
     async def _name(self, turn: MeteredTurn, conversation_id: str) -> None:
+        named = replace(turn.lease.turn, conversation_id=conversation_id)
+        turn.lease = replace(turn.lease, turn=named)
         try:
             await self._leases.set_conversation(turn.lease, conversation_id)
         except StoreError as error:  # the answer runs already: refused now, nobody would count it
             log.warning("turn %s: its conversation is not recorded: %s", turn.lease.turn_id, error)
 
     def on_stream(self, exchange: Exchange) -> EventHook | None:
-        turn = self._turns.get(exchange)
+        turn = self._turns.get(exchange) or self._taken_over(exchange)
         if turn is None:
             return None
         meter = turn.meter
@@ -205,6 +213,15 @@ class QuotaFilter(Filter):
         due = turn.meter.at_most > turn.look_at and turn.outcome is not Outcome.CUT
         return self._look(exchange, turn) if due else None
 
+    def _taken_over(self, exchange: Exchange) -> MeteredTurn | None:
+        """A turn of a vanished instance that goes on here (`recovery`)."""
+        turn = exchange.state.get(MeteredTurn)
+        if not isinstance(turn, MeteredTurn):
+            return None
+        turn.step, turn.started = self._step, True
+        self._turns[exchange] = turn
+        return turn
+
     async def on_finish(self, exchange: Exchange) -> None:
         turn = self._turns.pop(exchange, None)
         if turn is None:
@@ -220,11 +237,14 @@ class QuotaFilter(Filter):
         if turn.ahead is not None:
             await asyncio.wait((turn.ahead,))
         charges = turn.meter.finish(turn.final)
-        if turn.outcome is Outcome.CUT:
+        if turn.recovering:
+            charges = recovered_charges(turn, charges)
+        elif turn.outcome is Outcome.CUT:
             charges = turn.within(charges)
         elif turn.outcome is Outcome.FAILED and not charges:
             charges = [unseen(turn)]
-        await self._keeper.settle(turn.lease, turn.outcome, turn.pricing.priced(charges))
+        priced = turn.pricing.priced(charges)
+        await self._keeper.settle(turn.lease, turn.outcome, priced, recovering=turn.recovering)
         log.info(
             "%s: turn %s %s, %d tokens",
             exchange.id,
@@ -304,6 +324,21 @@ class QuotaFilter(Filter):
                 log.info("turn %s waits: %s", turn.lease.turn_id, error)
                 await asyncio.sleep(PAUSE_S)
         return await self._leases.top_up(turn.lease, missing, step, turn.consumed)
+
+
+def recovered_charges(turn: MeteredTurn, charges: Sequence[Charge]) -> list[Charge]:
+    """The charges of an answer that another instance began.
+
+    It may end before it can be listened to: LibreChat's final is then made from the stored answer, which has the sum of
+    what the provider reported.
+    """
+    answer = (turn.final or {}).get("responseMessage")
+    started_at = turn.lease.turn.started_at
+    if not turn.meter.charges and isinstance(answer, dict) and find_answer([answer], started_at, {}):
+        stored = rollup_charge(answer)
+        if stored is not None:
+            return [stored]
+    return as_recovered(charges) or last_heartbeat(*turn.so_far, turn.lease.turn.model)
 
 
 def _conversation_id(body: dict[str, Any]) -> str | None:

@@ -173,7 +173,7 @@ class Provider:
             entry["outcome"] = "client went away"
             raise
         finally:
-            entry["usage"] = _usage_json(plan.usage(entry["sent"]))
+            entry.update(usage=_usage_json(plan.usage(entry["sent"])), ended_at=time.time())
         if plan.reports == "always" or (call.asks_usage and plan.reports == "asked"):
             call.usage = plan.usage(entry["sent"])
             entry["usage_sent"] = True
@@ -183,7 +183,7 @@ class Provider:
         plan = self._plan(call)
         entry = self._entry(call, stream=False)
         text = [delta.text async for delta in self._produce(plan, entry) if delta.kind == "text"]
-        entry.update(outcome="done", usage=_usage_json(plan.usage(entry["sent"])))
+        entry.update(outcome="done", usage=_usage_json(plan.usage(entry["sent"])), ended_at=time.time())
         if plan.reports != "never":
             call.usage = plan.usage(entry["sent"])
             entry["usage_sent"] = True
@@ -237,6 +237,7 @@ class Provider:
     def _entry(self, call: ModelCall, *, stream: bool) -> Json:
         entry: Json = {
             "at": time.time(),
+            "ended_at": None,
             "purpose": call.purpose,
             "endpoint": call.endpoint,
             "user": call.user_id,
