@@ -20,7 +20,7 @@ import jwt
 import pytest
 
 from geko_proxy.headers import BROWSER_USER_AGENT
-from tests.e2e.people import Person, register
+from tests.e2e.people import Person, invite, register
 from tests.e2e.processes import JWT_REFRESH_SECRET, JWT_SECRET, Running, geko_environment, running
 
 WORDS = "word=river delay_ms=0"  # one token each for GEKO's tokenizer too
@@ -431,6 +431,22 @@ async def test_agents_api_leaving_before_the_json_came_is_charged(
     assert (
         abs(charged - produced) <= 0.03 * produced + 10
     )  # whether the model was stopped or went on to its end
+
+
+async def test_agents_api_stream_of_a_removed_member_ends(alice: Person, books: Books) -> None:
+    member = await invite(alice, "member", f"m{alice.email}")
+    path, body = body_of("responses", await new_agent(member), "x [[tokens=400 delay_ms=25]]", stream=True)
+    me = (await member.call("GET", "/v1/auth/me")).json["user"]["id"]
+    headers = {"Authorization": f"Bearer {member.token}"}
+    async with member.client.post(path, json=body, headers=headers) as reply:
+        raw = await reply.content.readuntil(b"output_text.delta")
+        gone = await alice.call("DELETE", f"/v1/workspaces/{alice.workspace_id}/members/{me}")
+        assert gone.status == 204
+        async with asyncio.timeout(8):  # the whole answer takes ten seconds
+            raw += await reply.content.read()
+    assert raw.count(b"output_text.delta") < 600  # each is named twice
+    (row,) = await books.charged()
+    assert row["estimated"]
 
 
 @BOTH_APIS
