@@ -213,8 +213,10 @@ class Calls:
         """Reports come after a call's last delta: if it goes on, its report was that of a parallel call."""
         self.count()
         charge = call.closed_by
-        others = [other for other in self.pending if other.agent != call.agent and other.kind == call.kind]
-        other = self._match(charge, others) if charge is not None else None
+        others = [other for other in self.pending if other.kind == call.kind]
+        parallel = [other for other in others if other.agent != call.agent]
+        # an agent's own earlier call can be meant too: its report may have been taken for another agent's
+        other = self._match(charge, parallel or others) if charge is not None else None
         if charge is None or other is None:
             return False
         self._close(other, charge)
