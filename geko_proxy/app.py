@@ -38,6 +38,7 @@ from geko_proxy.accounts.signing_key_store import SigningKeyStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
 from geko_proxy.admin_api.access import guarded
+from geko_proxy.answers import Answers
 from geko_proxy.background import Background
 from geko_proxy.client_api.openapi import with_document
 from geko_proxy.config import Settings
@@ -56,6 +57,10 @@ from geko_proxy.metering.reports import Reports
 from geko_proxy.metering.tokens import TokenCounter
 from geko_proxy.oauth.http import ProviderHttp
 from geko_proxy.oauth.registry import Providers
+from geko_proxy.peers.finder import TurnFinder
+from geko_proxy.peers.forwarding import Peers
+from geko_proxy.peers.hop import HopSigner
+from geko_proxy.peers.instances import Instances
 from geko_proxy.proxy import Proxy
 from geko_proxy.recovery import Recovery
 from geko_proxy.services import Services
@@ -82,7 +87,7 @@ log = logging.getLogger("geko.app")
 async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
     """Open everything that a proxy needs, in order; close it in reverse. Raises ConfigError, StoreError."""
     async with AsyncExitStack() as stack:
-        services, upstream = await _open_services(settings, stack)
+        services, upstream, peers = await _open_services(settings, stack)
         chain = load_chain(settings.filters, services)
 
         async def start_chat(parent: Exchange, body: dict[str, Any], request: web.BaseRequest) -> Turn:
@@ -104,8 +109,11 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             client=services.client,
             shadows=services.shadows,
             turns=services.turns,
+            peers=peers,
+            answers=Answers(services.turns, TurnFinder(services.database, peers.instances), peers),
             settings=settings.server,
         )
+        stack.push_async_callback(peers.stop)
         await chain.start()
         stack.push_async_callback(chain.stop)
         if any(entry.filter.name == "quota" for entry in chain.entries):
@@ -115,7 +123,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         yield proxy
 
 
-async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Upstream]:
+async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Upstream, Peers]:
     missing = await pending(settings.database.reaches_server, MIGRATIONS)
     if missing:
         raise ConfigError([f"database: not migrated ({', '.join(missing)}); run `geko migrate`"])
@@ -147,7 +155,12 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     for part in (services.signing_keys, services.last_seen):
         await part.start()
         stack.push_async_callback(part.stop)
-    return services, upstream
+    return services, upstream, _peers(settings, database, invalidation, services)
+
+
+def _peers(settings: Settings, database: Database, invalidation: Invalidation, services: Services) -> Peers:
+    instances = Instances(database, invalidation, services.leases.instance_id)
+    return Peers(instances, HopSigner(settings.auth.encryption_secret), settings.librechat.read_timeout_ms)
 
 
 async def _prepare_hashing(settings: Settings, stack: AsyncExitStack) -> None:

@@ -8,6 +8,7 @@ import re
 import time
 
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from geko_proxy.browser_safety import Cors
 from geko_proxy.client_request import BodyReader, ClientAddress
@@ -16,6 +17,7 @@ from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Request, Route
 from geko_proxy.headers import is_same_origin
 from geko_proxy.librechat import Classifier
+from geko_proxy.peers.hop import Hop
 from geko_proxy.routing import BadPath, normalise_path
 from geko_proxy.workspaces.hosts import compile_pattern
 
@@ -36,9 +38,12 @@ class Door:
         self._ids = itertools.count(1)
         self._id_prefix = os.urandom(6).hex()
 
-    def open(self, request: web.BaseRequest) -> Exchange:
-        """Make the exchange of a request; a hopeless one gets the route BLOCKED."""
-        exchange_id = f"{self._id_prefix}{next(self._ids):06x}"
+    def open(self, request: web.BaseRequest, hop: Hop | None = None) -> Exchange:
+        """Make the exchange of a request; a hopeless one gets the route BLOCKED.
+
+        hop: for a request that another instance passes on, what that one knows of the client.
+        """
+        exchange_id = f"{self._id_prefix}{next(self._ids):06x}" if hop is None else hop.request_id
         raw_path, _, query = request.raw_path.partition("?")
         bad: str | None = None
         try:
@@ -52,14 +57,15 @@ class Door:
             request.method,
             path,
             query.partition("#")[0],
-            request.headers,
-            client_ip=self._client_ip.of(request),
+            request.headers if hop is None else _with_host(request.headers, hop.host),
+            client_ip=self._client_ip.of(request) if hop is None else hop.client_ip,
             cookies=cookies,
-            secure=self._client_ip.is_secure(request),
+            secure=self._client_ip.is_secure(request) if hop is None else hop.secure,
             source=body_source,
             max_json_bytes=self._settings.max_json_bytes,
         )
         exchange = Exchange(exchange_id, asked, rule.route, rule.operation, params, time.time())
+        exchange.hop = hop
         exchange.allowed_origin = self._cors.allowed(request.headers.get("Origin"))
         if bad is not None or not _HOST.fullmatch(request.host):
             exchange.route, exchange.operation = Route.BLOCKED, "bad_path"
@@ -73,6 +79,8 @@ class Door:
     def check_https(self, exchange: Exchange, request: web.BaseRequest) -> None:
         """Where browsers shall come over https, one that did not is sent there (RFC 6797 §7.2)."""
         asked = exchange.request
+        if exchange.hop is not None:
+            return  # the other instance has looked
         if not self._settings.public_url.startswith("https://") or not self._client_ip.is_plain(request):
             return
         if exchange.route is Route.ASSET and asked.method in ("GET", "HEAD"):
@@ -111,6 +119,12 @@ class Door:
             allow = {"Allow": ", ".join(sorted(allowed))}
             return Refused(405, "method_not_allowed", "This method is not served here.", headers=allow)
         return Refused(404, "not_found", "Endpoint not found")
+
+
+def _with_host(headers: CIMultiDictProxy[str], host: str) -> CIMultiDictProxy[str]:
+    changed = CIMultiDict(headers)
+    changed["Host"] = host
+    return CIMultiDictProxy(changed)
 
 
 def unambiguous_cookies(request: web.BaseRequest) -> dict[str, str]:

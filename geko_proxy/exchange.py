@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from geko_proxy.accounts.api_keys import ApiKey
     from geko_proxy.accounts.tokens import Identity
+    from geko_proxy.peers.hop import Hop
     from geko_proxy.workspaces.config import WorkspaceConfig
     from geko_proxy.workspaces.roles import Role
     from geko_proxy.workspaces.tenants import Tenant
@@ -246,6 +247,7 @@ class Exchange:
         "allowed_origin",
         "api_key",
         "config",
+        "hop",
         "id",
         "limit_headers",
         "model",
@@ -281,6 +283,7 @@ class Exchange:
         self.started_at = started_at  # seconds, time.time()
         self.allowed_origin: str | None = None  # the Origin, if that may read the reply (CORS)
         self.parent: Exchange | None = None  # the request to an endpoint of GEKO's own that this one serves
+        self.hop: Hop | None = None  # what another instance says that passes the request on
         self.reply: Reply | None = None
         self.user: Identity | None = None
         self.api_key: ApiKey | None = None  # the key that the caller came with instead of a session

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from geko_proxy import relay
 from geko_proxy.addresses import network_of
+from geko_proxy.answers import Answers
 from geko_proxy.config import ServerSettings
 from geko_proxy.door import Door
 from geko_proxy.errors import Refused, UpstreamLimited
@@ -23,6 +24,8 @@ from geko_proxy.filters.chain import Chain
 from geko_proxy.headers import cookies_for_librechat, reply_headers, request_headers
 from geko_proxy.librechat import concurrent_refusal, refusal_in_event_text
 from geko_proxy.librechat_limits import BAN_PAUSE_S, is_ban
+from geko_proxy.peers.finder import Place
+from geko_proxy.peers.forwarding import Peers
 from geko_proxy.turn import Turn
 from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream
@@ -52,6 +55,8 @@ class Proxy:
         client: LibreChatClient,
         shadows: ShadowAccounts,
         turns: Turns,
+        peers: Peers,
+        answers: Answers,
         settings: ServerSettings,
     ) -> None:
         self._max_in_flight = settings.max_requests_per_address
@@ -63,18 +68,23 @@ class Proxy:
         self._client = client
         self._shadows = shadows
         self._turns = turns
+        self.peers = peers
+        self._answers = answers
         self._access_log = settings.access_log
         self._in_flight: dict[str, int] = {}  # requests by client address
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request from its head to the last byte of its reply. The story of the whole proxy."""
-        exchange = self._door.open(request)
+        exchange = self._door.open(request, self.peers.admit(request))
         status = 499  # the client left before there was a status
         address = network_of(exchange.request.client_ip)
-        self._in_flight[address] = self._in_flight.get(address, 0) + 1
+        counted = exchange.hop is None  # else the instance that passes it on has counted it
+        if counted:
+            self._in_flight[address] = self._in_flight.get(address, 0) + 1
         try:
+            self.peers.check(exchange.hop)
             self._door.check_https(exchange, request)
-            if self._in_flight[address] > self._max_in_flight:
+            if counted and self._in_flight[address] > self._max_in_flight:
                 raise Refused(429, "too_many_connections", "Too many requests at once.", retry_after_s=1)
             if exchange.route is Route.CHAT:
                 # a chat message goes on when the client leaves, or its usage would be lost
@@ -91,9 +101,10 @@ class Proxy:
             status = reply.status
             return await relay.send(request, exchange, reply, None)
         finally:
-            self._in_flight[address] -= 1
-            if not self._in_flight[address]:
-                del self._in_flight[address]
+            if counted:
+                self._in_flight[address] -= 1
+                if not self._in_flight[address]:
+                    del self._in_flight[address]
             if exchange.route is not Route.CHAT:
                 await self.chain.finish(exchange)
             if self._access_log:
@@ -117,14 +128,25 @@ class Proxy:
                     return answer
                 return await relay.send(request, exchange, answer, None)
             if exchange.route is Route.STREAM:
-                return await self._listen(exchange, request)
-            aborted = await self._check_abort(exchange) if exchange.operation == "chat.abort" else None
-            reply = await self._forward(exchange, request)
-            if aborted is not None and reply.status == 200:
-                await _end_of(aborted)
+                return await self._answers.listen(exchange, request)
+            if exchange.operation == "chat.abort":
+                reply = await self._stop(exchange, request)
+            else:
+                reply = await self._forward(exchange, request)
             reply = await self.chain.reply(exchange, reply)
         hooks = self.chain.events(exchange) if reply.is_event_stream else None
         return await relay.send(request, exchange, reply, hooks)
+
+    async def _stop(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """Stop a running answer of the caller, here or where it is read."""
+        found = await self._answers.to_stop(exchange)
+        if isinstance(found, Place):
+            return await self.peers.forward(exchange, request, found)
+        exchange.request.set_json({"streamId": found.stream_id, "conversationId": found.stream_id})
+        reply = await self._forward(exchange, request)
+        if reply.status == 200:
+            await _end_of(found)
+        return reply
 
     async def _chat(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """Start an answer; from then on the turn finishes the exchange."""
@@ -203,48 +225,11 @@ class Proxy:
         if self._turns.find(identity.workspace_id, conversation_id) is not None:
             return
         shadow = await self._shadows.get(identity.tenant_id, identity.workspace_id, identity.user_id)
-        if not await self._client.has_conversation(await self._shadows.bearer(shadow), conversation_id):
+        bearer = await self._shadows.bearer(shadow)
+        if not await self._client.has_conversation(bearer, conversation_id) and not (
+            await self._answers.ended_elsewhere(identity, conversation_id)
+        ):
             raise Refused(404, "conversation_not_found", "There is no such conversation.")
-
-    async def _listen(self, exchange: Exchange, request: web.BaseRequest) -> web.StreamResponse:
-        """Serve a browser from the turn's log; `?resume=true` gets a `sync` first, as from LibreChat."""
-        identity = exchange.signed_in()
-        turn = self._turns.find(identity.workspace_id, exchange.params["streamId"])
-        if turn is None:
-            raise Refused(
-                404,
-                "stream_not_found",
-                "The generation job does not exist or has expired.",
-                librechat={
-                    "error": "Stream not found",
-                    "message": "The generation job does not exist or has expired.",
-                },
-            )
-        if turn.user_id != identity.user_id:
-            raise Refused(403, "forbidden", "Unauthorized", librechat={"error": "Unauthorized"})
-        resume = "resume=true" in exchange.request.query.split("&")
-        first, start = await turn.resume() if resume else (b"", 0)
-        return await relay.send_log(request, exchange, turn.log, first, start)
-
-    async def _check_abort(self, exchange: Exchange) -> Turn:
-        """Let only aborts through that name a running answer of the caller (contract trap 18)."""
-        identity = exchange.signed_in()
-        body = await exchange.request.json()
-        named = (
-            body.get("streamId")
-            or body.get("conversationId")
-            or str(body.get("abortKey") or "").split(":")[0]
-        )
-        turn = None
-        if isinstance(named, str) and named not in ("", "new"):
-            turn = self._turns.running(identity.workspace_id, named)
-        elif named in ("", "new"):
-            turn = self._turns.latest_of(identity.workspace_id, identity.user_id)
-        if turn is None or turn.user_id != identity.user_id:
-            missing = {"error": "Job not found", "streamId": named}
-            raise Refused(404, "job_not_found", "No such answer is running.", librechat=missing)
-        exchange.request.set_json({"streamId": turn.stream_id, "conversationId": turn.stream_id})
-        return turn
 
     async def _forward(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """Send the exchange to LibreChat as the caller's shadow account; give back head and unread body."""
@@ -255,7 +240,7 @@ class Proxy:
             asked,
             request.raw_headers,
             forwarded_for=asked.client_ip,
-            forwarded_host=request.host,
+            forwarded_host=request.host if exchange.hop is None else exchange.hop.host,
             request_id=exchange.id,
             keep_conditionals=not filtered,
             keep_encoding=not filtered,

@@ -15,6 +15,7 @@ from geko_proxy.event_log import EventLog
 from geko_proxy.exchange import Exchange, Reply
 from geko_proxy.filters.chain import EventHooks
 from geko_proxy.sse import SseEvent, SseFormatError, SseParser
+from geko_proxy.upstream_connection import UpstreamReply
 
 log = logging.getLogger("geko.relay")
 
@@ -101,6 +102,91 @@ async def _events(exchange: Exchange, reply: Reply, response: web.StreamResponse
         await response.write(SseEvent.message(text, "error").raw)
 
 
+async def send_events(
+    request: web.BaseRequest, exchange: Exchange, reply: Reply, lost: bytes
+) -> web.StreamResponse:
+    """Send another instance's event stream, in whole events; `lost`: the last event when it breaks off."""
+    response = web.StreamResponse(status=reply.status, headers=secure(reply.headers, exchange))
+    await response.prepare(request)
+    try:
+        if request.method != "HEAD":
+            await _whole_events(request, exchange, reply, response, lost)
+        await response.write_eof()
+    except ConnectionError as error:
+        raise ClientLeft from error
+    finally:
+        reply.close()
+    return response
+
+
+async def _whole_events(
+    request: web.BaseRequest, exchange: Exchange, reply: Reply, response: web.StreamResponse, lost: bytes
+) -> None:
+    source, whole = reply.source, WholeEvents()
+    assert isinstance(source, UpstreamReply)
+    if request.transport is not None:
+        source.tap = Through(Push(request.transport, chunked="Transfer-Encoding" in response.headers), whole)
+    try:
+        while chunk := await source.read_chunk():
+            if piece := whole.take(chunk):
+                async with asyncio.timeout(STALLED_S):
+                    await response.write(piece)
+    except TimeoutError as error:
+        raise _stalled(request) from error
+    except UpstreamError as error:
+        log.warning("%s: the instance that reads the answer broke off: %s", exchange.id, error)
+        await response.write(lost)
+
+
+class WholeEvents:
+    """Holds back the last event of a stream until it is there whole."""
+
+    __slots__ = ("_held",)
+
+    END = b"\n\n"
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+
+    def is_whole(self, chunk: bytes) -> bool:
+        """Whether a piece of the stream is nothing but whole events."""
+        return not self._held and chunk.endswith(self.END)
+
+    def take(self, chunk: bytes) -> bytes:
+        """Take a piece of the stream; return the whole events that are there now."""
+        if self.is_whole(chunk):
+            return chunk
+        if self._held and self._held[-1].endswith(b"\n"):  # the end may be in two pieces
+            chunk = self._held.pop() + chunk
+        cut = chunk.rfind(self.END) + len(self.END)
+        if cut < len(self.END):
+            self._held.append(chunk)
+            return b""
+        piece, rest = b"".join((*self._held, chunk[:cut])), chunk[cut:]
+        self._held = [rest] if rest else []
+        return piece
+
+
+class Through:
+    """Writes whole events to the client where they arrive, as long as it keeps up: a `Tap`."""
+
+    __slots__ = ("_push", "_whole")
+
+    def __init__(self, push: Push, whole: WholeEvents) -> None:
+        self._push = push
+        self._whole = whole
+
+    def take(self, data: bytes) -> bool:
+        """Pass a piece on; False: it is left to the reader, who waits for the client."""
+        if not self._whole.is_whole(data) or not self._push.has_room:
+            return False
+        self._push(data, 1)
+        return True
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
 async def send_log(
     request: web.BaseRequest, exchange: Exchange, events: EventLog, first: bytes, start: int
 ) -> web.StreamResponse:
@@ -160,6 +246,12 @@ class Push:
         self._transport = transport
         self._chunked = chunked
         self.count = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the client is there and keeps up."""
+        transport = self._transport
+        return not transport.is_closing() and transport.get_write_buffer_size() <= self.MAX_BUFFERED_BYTES
 
     def __call__(self, piece: bytes, count: int) -> bool:
         transport = self._transport

@@ -10,6 +10,8 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -45,11 +47,23 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         try:
             await _start(site, settings)
             host, port = runner.addresses[0][:2]
-            yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            await proxy.peers.start(peer_url(settings.server.peer_url, address))
+            yield address
             await site.stop()
             await proxy.drain(settings.server.shutdown_timeout_s)
         finally:
             await runner.cleanup()
+
+
+def peer_url(setting: str, address: str) -> str:
+    """How other instances reach this one; empty: they don't. address: where it listens."""
+    if setting in ("", "none"):
+        return ""
+    if setting != "auto":
+        return setting
+    host = urlsplit(address).hostname or ""
+    return "" if ip_address(host).is_unspecified else address
 
 
 async def _start(site: web.TCPSite, settings: Settings) -> None:

@@ -62,6 +62,7 @@ class Turn:
         self.stream_id = stream_id  # equals the conversation id (contract §0.2)
         self.user_id: UUID = identity.user_id
         self.workspace_id: UUID = identity.workspace_id
+        self.turn_id: UUID | None = exchange.turn_id  # None: no filter meters it
         self.log = EventLog()
         self.final: dict[str, Any] | None = None  # the final event's JSON
         self.created: dict[str, Any] | None = None

@@ -20,6 +20,8 @@ class Turns:
         self._turns: dict[tuple[UUID, str], Turn] = {}
         self._taken: dict[UUID, int] = {}  # answers of a person that run or are being started
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._by_id: dict[UUID, Turn] = {}
+        self._expected: dict[UUID, list[asyncio.Future[None]]] = {}
 
     def running(self, workspace_id: UUID, conversation_id: str) -> Turn | None:
         """The turn that is being read in this conversation, if any."""
@@ -36,6 +38,20 @@ class Turns:
             if turn.workspace_id == workspace_id and turn.user_id == user_id and not turn.log.closed:
                 return turn
         return None
+
+    async def expect(self, turn_id: UUID, timeout_s: float) -> Turn | None:
+        """The turn of this id; waits for one that LibreChat has not begun yet."""
+        if turn_id not in self._by_id:
+            begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiting = self._expected.setdefault(turn_id, [])
+            waiting.append(begun)
+            try:
+                await asyncio.wait((begun,), timeout=timeout_s)
+            finally:
+                waiting.remove(begun)
+                if not waiting:
+                    self._expected.pop(turn_id, None)
+        return self._by_id.get(turn_id)
 
     @contextmanager
     def place_for(self, user_id: UUID, most: int) -> Iterator[bool]:
@@ -61,6 +77,11 @@ class Turns:
         """Read the turn in a task of its own; `finished` is awaited once it has ended."""
         self._turns[(turn.workspace_id, turn.stream_id)] = turn
         self._taken[turn.user_id] = self._taken.get(turn.user_id, 0) + 1
+        if turn.turn_id is not None:
+            self._by_id[turn.turn_id] = turn
+            for begun in self._expected.get(turn.turn_id, ()):
+                if not begun.done():
+                    begun.set_result(None)
         self.spawn(self._run(turn, finished))
 
     def spawn(self, work: Any) -> asyncio.Task[Any]:
@@ -81,6 +102,8 @@ class Turns:
     def _forget(self, key: tuple[UUID, str], turn: Turn) -> None:
         if self._turns.get(key) is turn:
             del self._turns[key]
+        if turn.turn_id is not None:
+            self._by_id.pop(turn.turn_id, None)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for running turns; those that take longer are left to recovery."""

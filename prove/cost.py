@@ -39,7 +39,9 @@ LIMITS = (
 class NoDatabase:
     """Leases that are granted at once, whatever is asked: what is left is the filter's own work."""
 
-    async def begin(self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount) -> Lease:
+    async def begin(
+        self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount, *_: int
+    ) -> Lease:
         return Lease(turn, holds, Amount(need.tokens + allowance.tokens))
 
     async def set_conversation(self, lease: Lease, conversation_id: str) -> None:

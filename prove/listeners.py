@@ -86,19 +86,17 @@ async def _listener(user: User, at: int, story: Story, chance: random.Random) ->
 
 def _listeners(row: Row, stories: list[Story]) -> None:
     here = [(story, heard) for story in stories for heard in story.here]
-    there = [heard for story in stories for heard in story.there]
-    bad = [heard.outcome for _, heard in here if heard.outcome not in ("done", "left")]
-    row.expect(not bad, f"listeners at the turn's own instance: {count(bad)}")
-    partly = sum(heard.outcome == "done" and heard.words != story.words for story, heard in here)
-    row.expect(not partly, f"{partly} listeners got the final but not every word")
-    row.notes.append(f"listeners at the turn's own instance: {count(heard.outcome for _, heard in here)}")
-    deaf = [heard.outcome for heard in there if heard.outcome not in ("done", "left")]
-    row.notes.append(f"listeners at the other instance: {count(heard.outcome for heard in there)}")
-    row.expect(not deaf, f"listeners at the instance that does not own the turn hear nothing: {count(deaf)}")
+    there = [(story, heard) for story in stories for heard in story.there]
+    for where, listeners in (("the turn's own instance", here), ("the other instance", there)):
+        bad = [heard.outcome for _, heard in listeners if heard.outcome not in ("done", "left")]
+        row.expect(not bad, f"listeners at {where}: {count(bad)}")
+        partly = sum(heard.outcome == "done" and heard.words != story.words for story, heard in listeners)
+        row.expect(not partly, f"{partly} listeners at {where} got the final but not every word")
+        row.notes.append(f"listeners at {where}: {count(heard.outcome for _, heard in listeners)}")
 
 
 async def stops(stage: Stage) -> Row:
-    """People press stop at any event."""
+    """People press stop at any event, at either instance."""
     number = max(1, stage.turns // 2)
     row = Row("stopped by people", number, LIMIT)
     user = await stage.user(LIMIT)
@@ -120,11 +118,11 @@ async def stops(stage: Stage) -> Row:
 
 async def _stopped(user: User, chance: random.Random) -> tuple[Attempt, Heard, int]:
     await asyncio.sleep(chance.uniform(0, 2))
-    person = user.at[chance.randrange(2)]
+    person, other = user.at[chance.randrange(2)], user.at[chance.randrange(2)]
     attempt = await send(person, "tokens=400 word=river delay_ms=25", messageId=str(uuid4()))
     if attempt.conversation is None:
         return attempt, Heard(attempt.status), 0
     listening = asyncio.create_task(listen(person, attempt.conversation))
     await asyncio.sleep(chance.uniform(0.5, 5))
-    stopped = await person.call("POST", "/api/agents/chat/abort", {"streamId": attempt.conversation})
+    stopped = await other.call("POST", "/api/agents/chat/abort", {"streamId": attempt.conversation})
     return attempt, await listening, stopped.status

@@ -49,6 +49,12 @@ class Server:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Start it and wait until it listens. Raises BenchError."""
         self._log = (self.folder / f"{self.name}.log").open("a+b")

@@ -74,7 +74,8 @@ alter table turns
     add column limit_ids uuid[] not null default '{}',
     add column subjects text[] not null default '{}',
     add column window_starts timestamptz[] not null default '{}',
-    add column instance_id uuid;
+    add column instance_id uuid,
+    add column context_tokens bigint not null default 0; -- of its largest call: what the conversation's next one begins with
 update turns set state = case when state = 'lost' then 'recovered' else 'settled' end,
     outcome = case when state = 'running' then 'lost' else state end,
     ended_at = coalesce(ended_at, now()),
@@ -91,6 +92,7 @@ alter table turns
     alter column state set default 'admitted';
 create unique index turns_running on turns (tenant_id, workspace_id, user_id, conversation_id)
     where ended_at is null;
+create index turns_by_conversation on turns (tenant_id, workspace_id, user_id, conversation_id, started_at desc);
 
 -- granted_cost, consumed_cost: as granted and consumed, in the unit of limits in money. instance_id: who reads the answer.
 drop table leases;

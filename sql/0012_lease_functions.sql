@@ -1,14 +1,18 @@
 -- The steps of a lease over any number of windows, each one round trip and one transaction: the rows of the windows are locked
 -- only while the server works, never while a busy client gets round to its commit. They don't wait for the disk: what a
 -- crash of the server takes back is taken back from lease and window alike, and `settle_lease` is followed by a flush.
+-- All are in plpgsql, which keeps its plans: a function in SQL that can't be inlined is planned at each call, which took
+-- half of a settlement's time.
 -- Rows are locked in one order everywhere: lease, turn, windows by (limit_id, subject, starts_at).
 
 -- Acts as geko_app in a tenant until the transaction ends, so that Row Level Security holds as everywhere.
 create function enter_tenant(uuid) returns void
-language sql set search_path = public, pg_temp
+language plpgsql
 as $$
-    select set_config('role', 'geko_app', true), set_config('geko.tenant_id', $1::text, true),
-        set_config('synchronous_commit', 'off', true)
+begin
+    perform set_config('role', 'geko_app', true), set_config('geko.tenant_id', $1::text, true),
+        set_config('synchronous_commit', 'off', true);
+end
 $$;
 
 -- What a limit comes to now. running: for answers that run already.
@@ -46,8 +50,10 @@ $function$;
 
 -- Announces the thresholds that windows have passed, each once. refused: a turn found no room in them, which is 100 %.
 create function alert_windows(uuid, uuid[], text[], timestamptz[], refused boolean) returns void
-language sql set search_path = public, pg_temp
+language plpgsql set search_path = public, pg_temp
 as $function$
+#variable_conflict use_column
+begin
     with passed as (
         select w.limit_id, w.subject, w.starts_at, max(a.threshold) as threshold, amount_now(l, false) as amount
         from unnest($2, $3, $4) as h (limit_id, subject, starts_at)
@@ -66,31 +72,46 @@ as $function$
     )
     insert into quota_alerts (tenant_id, workspace_id, limit_id, subject, starts_at, ends_at, threshold, unit, used, amount)
     select $1, n.* from noted n
-    on conflict do nothing
+    on conflict do nothing;
+end
 $function$;
 
 -- Starts a turn and its lease. $1 tenant, $2 workspace, $3 limits, $4 subjects, $5 starts (of the windows, in the order of their
 -- locks), $6 need, $7 allowance (tokens), $8 need, $9 allowance (cost), $10 turn, $11 user, $12 conversation, $13 endpoint,
--- $14 model, $15 key, $16 instance, $17 now, $18 seconds.
--- No row: a window is not open. limit_id null: granted. Else the limit that has no room, the workspace's own first.
+-- $14 model, $15 key, $16 instance, $17 now, $18 seconds, $19 what a million tokens of a prompt cost.
+-- What the conversation held when its last turn ended is added to the need, whichever instance that was.
+-- No row: a window is not open. limit_id null: granted; context: what was added. Else the limit that has no room, the
+-- workspace's own first.
 create function begin_lease(uuid, uuid, uuid[], text[], timestamptz[], bigint, bigint, bigint, bigint, uuid, uuid, text, text,
-    text, uuid, uuid, timestamptz, double precision)
-returns table (amount bigint, cost bigint, limit_id uuid, used bigint, leased bigint, limited_to bigint, unit text,
-    ends_at timestamptz)
+    text, uuid, uuid, timestamptz, double precision, bigint)
+returns table (amount bigint, cost bigint, context bigint, limit_id uuid, used bigint, leased bigint, limited_to bigint,
+    unit text, ends_at timestamptz)
 language plpgsql set search_path = public, pg_temp
 as $function$
 #variable_conflict use_column
 declare
     room record;
+    context bigint := 0;
+    need bigint := $6;
+    need_cost bigint := $8;
 begin
     perform enter_tenant($1);
+    if $12 is not null then
+        select t.context_tokens into context from turns t
+        where t.tenant_id = $1 and t.workspace_id = $2 and t.user_id = $11 and t.conversation_id = $12
+            and t.ended_at is not null and t.context_tokens > 0
+        order by t.started_at desc limit 1;
+        context := coalesce(context, 0);
+        need := need + context;
+        need_cost := need_cost + ceil(context::numeric * $19 / 1000000);
+    end if;
     -- first of all: it waits for another running turn of its conversation, and must not hold a window then
     insert into turns (tenant_id, turn_id, workspace_id, user_id, conversation_id, endpoint, model, key_id, instance_id,
         limit_ids, subjects, window_starts, started_at)
     values ($1, $10, $2, $11, $12, $13, $14, $15, $16, $3, $4, $5, $17);
     select count(*) as windows,
-        least($6 + $7, min(r.room) filter (where r.unit = 'tokens')) as tokens,
-        least($8 + $9, min(r.room) filter (where r.unit = 'cost')) as cost
+        least(need + $7, min(r.room) filter (where r.unit = 'tokens')) as tokens,
+        least(need_cost + $9, min(r.room) filter (where r.unit = 'cost')) as cost
     into room
     from (
         select w.unit, amount_now(l, false) - w.used - w.leased as room
@@ -100,10 +121,11 @@ begin
         order by w.limit_id, w.subject, w.starts_at
         for update of w
     ) r;
-    if room.windows < cardinality($3) or room.tokens < $6 or room.cost < $8 then
+    if room.windows < cardinality($3) or room.tokens < need or room.cost < need_cost then
         delete from turns t where t.tenant_id = $1 and t.turn_id = $10;
         if room.windows = cardinality($3) then
-            return query select null::bigint, null::bigint, f.* from refuse_lease($1, $2, $3, $4, $5, $6, $8) f;
+            return query
+            select null::bigint, null::bigint, context, f.* from refuse_lease($1, $2, $3, $4, $5, need, need_cost) f;
         end if;
         return;
     end if;
@@ -111,7 +133,7 @@ begin
     where w.tenant_id = $1 and (w.limit_id, w.subject, w.starts_at) in (select * from unnest($3, $4, $5));
     insert into leases (tenant_id, turn_id, workspace_id, granted, granted_cost, instance_id, expires_at)
     values ($1, $10, $2, room.tokens, room.cost, $16, now() + make_interval(secs => $18));
-    return query select room.tokens, room.cost, null::uuid, 0::bigint, 0::bigint, null::bigint, '', $17;
+    return query select room.tokens, room.cost, context, null::uuid, 0::bigint, 0::bigint, null::bigint, '', $17;
 end
 $function$;
 
@@ -137,9 +159,9 @@ $function$;
 
 -- $1 tenant, $2 turn, $3 need, $4 step (tokens), $5 need, $6 step (cost), $7 consumed tokens, $8 consumed cost, $9 seconds.
 -- Takes up to need + step. Less than the need: the answer is cut, and the turn's state says so. No row: the lease is gone.
--- limit_id: the limit that gave less than was wanted.
+-- limit_id: the limit that gave less than was wanted. room: tokens that are free after it, null: no limit.
 create function top_up_lease(uuid, uuid, bigint, bigint, bigint, bigint, bigint, bigint, double precision)
-returns table (amount bigint, cost bigint, limit_id uuid)
+returns table (amount bigint, cost bigint, limit_id uuid, room bigint)
 language plpgsql set search_path = public, pg_temp
 as $function$
 #variable_conflict use_column
@@ -192,9 +214,9 @@ begin
         if found then
             perform alert_windows($1, array[tight.limit_id], array[tight.subject], array[tight.starts_at], true);
         end if;
-        return query select more, more_cost, tight.limit_id;
+        return query select more, more_cost, tight.limit_id, room.tokens - more;
     else
-        return query select more, more_cost, null::uuid;
+        return query select more, more_cost, null::uuid, room.tokens - more;
     end if;
 end
 $function$;
@@ -294,6 +316,7 @@ declare
     freed_cost bigint := 0;
     turn turns;
     booked record;
+    passes boolean;
 begin
     perform enter_tenant($1);
     delete from leases l where l.tenant_id = $1 and l.turn_id = $2 returning l.granted, l.granted_cost
@@ -302,14 +325,23 @@ begin
     if turn.turn_id is null or turn.state = 'settled' or (turn.state = 'recovered' and $5) then
         return;
     end if;
-    update turns t set state = case when $5 then 'recovered' else 'settled' end, outcome = $3, ended_at = now()
+    update turns t set state = case when $5 then 'recovered' else 'settled' end, outcome = $3, ended_at = now(),
+        context_tokens = coalesce((select max(c.input_tokens + c.output_tokens)
+            from jsonb_to_recordset($4) as c (input_tokens bigint, output_tokens bigint)), 0)
     where t.tenant_id = $1 and t.turn_id = $2;
     select * into booked from book_charges(turn, $4);
-    perform from limit_windows w
-    where w.tenant_id = $1 and w.workspace_id = turn.workspace_id
-        and (w.limit_id, w.subject) in (select * from unnest(turn.limit_ids, turn.subjects))
-        and w.starts_at <= turn.started_at and turn.started_at < w.ends_at
-    order by w.limit_id, w.subject, w.starts_at for update;
+    select bool_or(r.passes) into passes
+    from (
+        select (w.used + case w.unit when 'cost' then booked.cost else booked.tokens end)::numeric * 100 >= (
+                select min(a.threshold) from unnest(l.alert_at) as a (threshold) where a.threshold > w.alerted
+            )::numeric * amount_now(l, false) as passes
+        from limit_windows w left join quota_limits l on l.tenant_id = $1 and l.limit_id = w.limit_id
+        where w.tenant_id = $1 and w.workspace_id = turn.workspace_id
+            and (w.limit_id, w.subject) in (select * from unnest(turn.limit_ids, turn.subjects))
+            and w.starts_at <= turn.started_at and turn.started_at < w.ends_at
+        order by w.limit_id, w.subject, w.starts_at
+        for update of w
+    ) r;
     update limit_windows w
     set used = w.used + case w.unit when 'cost' then booked.cost else booked.tokens end,
         leased = w.leased - case when (w.limit_id, w.subject, w.starts_at) not in (
@@ -318,7 +350,7 @@ begin
     where w.tenant_id = $1 and w.workspace_id = turn.workspace_id
         and (w.limit_id, w.subject) in (select * from unnest(turn.limit_ids, turn.subjects))
         and w.starts_at <= turn.started_at and turn.started_at < w.ends_at;
-    if booked.tokens > 0 or booked.cost > 0 then
+    if passes and (booked.tokens > 0 or booked.cost > 0) then
         perform alert_windows($1, turn.limit_ids, turn.subjects, turn.window_starts, false);
     end if;
     return query select booked.tokens, booked.cost;
@@ -328,8 +360,11 @@ $function$;
 -- Writes a turn's charges to the ledger and to its sums by day.
 create function book_charges(turn turns, charges jsonb)
 returns table (tokens bigint, cost bigint)
-language sql set search_path = public, pg_temp
+language plpgsql set search_path = public, pg_temp
 as $function$
+#variable_conflict use_column
+begin
+    return query
     with charge as (
         select c.run_id, c.seq, c.kind, c.model, c.provider, c.input_tokens, c.output_tokens, c.cached_tokens,
             c.reasoning_tokens, coalesce(c.cost, 0) as cost, c.estimated, c.source
@@ -376,7 +411,8 @@ as $function$
             reasoning_tokens = d.reasoning_tokens + excluded.reasoning_tokens, tokens = d.tokens + excluded.tokens,
             estimated_tokens = d.estimated_tokens + excluded.estimated_tokens, cost = d.cost + excluded.cost
     )
-    select coalesce(sum(b.tokens), 0)::bigint, coalesce(sum(b.cost), 0)::bigint from booked b
+    select coalesce(sum(b.tokens), 0)::bigint, coalesce(sum(b.cost), 0)::bigint from booked b;
+end
 $function$;
 
 -- Takes the turns of vanished instances over, those first that expired first, of all tenants. $1 instance, $2 time (null: now),

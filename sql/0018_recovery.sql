@@ -20,6 +20,7 @@ declare
     freed_cost bigint := 0;
     turn turns;
     booked record;
+    passes boolean;
 begin
     perform enter_tenant($1);
     delete from leases l where l.tenant_id = $1 and l.turn_id = $2 returning l.granted, l.granted_cost
@@ -27,8 +28,10 @@ begin
     select t.* into turn from turns t where t.tenant_id = $1 and t.turn_id = $2 for update;
     if turn.turn_id is null then
         insert into turns as t (tenant_id, turn_id, workspace_id, user_id, conversation_id, endpoint, model, key_id, started_at,
-            limit_ids, subjects, window_starts, state, outcome, ended_at)
-        select $1, $2, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, case when $5 then 'recovered' else 'settled' end, $3, now()
+            limit_ids, subjects, window_starts, state, outcome, ended_at, context_tokens)
+        select $1, $2, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, case when $5 then 'recovered' else 'settled' end, $3, now(),
+            coalesce((select max(c.input_tokens + c.output_tokens)
+            from jsonb_to_recordset($4) as c (input_tokens bigint, output_tokens bigint)), 0)
         where exists (select from workspaces w where w.tenant_id = $1 and w.workspace_id = $6)
         on conflict do nothing
         returning t.* into turn;
@@ -40,6 +43,8 @@ begin
         return;
     else
         update turns t set state = case when $5 then 'recovered' else 'settled' end, outcome = $3, ended_at = now(),
+            context_tokens = coalesce((select max(c.input_tokens + c.output_tokens)
+            from jsonb_to_recordset($4) as c (input_tokens bigint, output_tokens bigint)), 0),
             conversation_id = coalesce(t.conversation_id, $8)
         where t.tenant_id = $1 and t.turn_id = $2;
         turn.conversation_id := coalesce(turn.conversation_id, $8);
@@ -53,11 +58,18 @@ begin
         end if;
     end if;
     select * into booked from book_charges(turn, $4);
-    perform from limit_windows w
-    where w.tenant_id = $1 and w.workspace_id = turn.workspace_id
-        and (w.limit_id, w.subject) in (select * from unnest(turn.limit_ids, turn.subjects))
-        and w.starts_at <= turn.started_at and turn.started_at < w.ends_at
-    order by w.limit_id, w.subject, w.starts_at for update;
+    select bool_or(r.passes) into passes
+    from (
+        select (w.used + case w.unit when 'cost' then booked.cost else booked.tokens end)::numeric * 100 >= (
+                select min(a.threshold) from unnest(l.alert_at) as a (threshold) where a.threshold > w.alerted
+            )::numeric * amount_now(l, false) as passes
+        from limit_windows w left join quota_limits l on l.tenant_id = $1 and l.limit_id = w.limit_id
+        where w.tenant_id = $1 and w.workspace_id = turn.workspace_id
+            and (w.limit_id, w.subject) in (select * from unnest(turn.limit_ids, turn.subjects))
+            and w.starts_at <= turn.started_at and turn.started_at < w.ends_at
+        order by w.limit_id, w.subject, w.starts_at
+        for update of w
+    ) r;
     update limit_windows w
     set used = w.used + case w.unit when 'cost' then booked.cost else booked.tokens end,
         leased = w.leased - case when (w.limit_id, w.subject, w.starts_at) not in (
@@ -66,7 +78,7 @@ begin
     where w.tenant_id = $1 and w.workspace_id = turn.workspace_id
         and (w.limit_id, w.subject) in (select * from unnest(turn.limit_ids, turn.subjects))
         and w.starts_at <= turn.started_at and turn.started_at < w.ends_at;
-    if booked.tokens > 0 or booked.cost > 0 then
+    if passes and (booked.tokens > 0 or booked.cost > 0) then
         perform alert_windows($1, turn.limit_ids, turn.subjects, turn.window_starts, false);
     end if;
     return query select booked.tokens, booked.cost;
@@ -126,8 +138,11 @@ $function$;
 -- As in 0012_lease_functions.sql; a late settlement takes back all that the recovery made up, whoever it named as its source.
 create or replace function book_charges(turn turns, charges jsonb)
 returns table (tokens bigint, cost bigint)
-language sql set search_path = public, pg_temp
+language plpgsql set search_path = public, pg_temp
 as $function$
+#variable_conflict use_column
+begin
+    return query
     with charge as (
         select c.run_id, c.seq, c.kind, c.model, c.provider, c.input_tokens, c.output_tokens, c.cached_tokens,
             c.reasoning_tokens, coalesce(c.cost, 0) as cost, c.estimated, c.source
@@ -174,7 +189,8 @@ as $function$
             reasoning_tokens = d.reasoning_tokens + excluded.reasoning_tokens, tokens = d.tokens + excluded.tokens,
             estimated_tokens = d.estimated_tokens + excluded.estimated_tokens, cost = d.cost + excluded.cost
     )
-    select coalesce(sum(b.tokens), 0)::bigint, coalesce(sum(b.cost), 0)::bigint from booked b
+    select coalesce(sum(b.tokens), 0)::bigint, coalesce(sum(b.cost), 0)::bigint from booked b;
+end
 $function$;
 
 -- Takes the turns of vanished instances over, those first that expired first, of all tenants. $1 instance, $2 time (null: now),

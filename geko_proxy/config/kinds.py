@@ -159,6 +159,16 @@ def origin() -> Kind[str]:
     return Kind("an http or https URL", check)
 
 
+def peer_address() -> Kind[str]:
+    """Make a kind for the address of an instance; also "auto" and "none", which empty stands for."""
+    one = origin()
+
+    def check(value: object) -> str:
+        return value if value in ("auto", "none") and isinstance(value, str) else one.check(value) or "none"
+
+    return Kind('an http or https URL, "auto" or "none"', check)
+
+
 def origins() -> Kind[tuple[str, ...]]:
     """Make a kind for a list of web origins (RFC 6454), each a scheme and host, a port where it is not the usual."""
     one = origin().check

@@ -20,6 +20,7 @@ from geko_proxy.config.kinds import (
     networks,
     origin,
     origins,
+    peer_address,
     server_url,
     text,
     workspace_hosts,
@@ -59,6 +60,11 @@ class ServerSettings:
     )
     trusted_proxies: tuple[Network, ...] = setting(
         (), networks(), "Networks of the proxies in front of GEKO whose X-Forwarded-For is believed."
+    )
+    peer_url: str = setting(
+        "auto",
+        peer_address(),
+        "How other instances reach this one; auto: where it listens, unless that is 0.0.0.0; none: they don't.",
     )
     access_log: bool = setting(True, flag(), "Write one log line per request.")
     max_json_bytes: int = setting(

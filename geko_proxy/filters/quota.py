@@ -12,10 +12,6 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import UUID
-
-import msgspec
-from cachetools import LRUCache
 
 from geko_proxy.errors import StoreError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
@@ -54,7 +50,7 @@ AWAY_TEXT = "The answer was ended because the quota can't be checked at the mome
 @dataclass(frozen=True, slots=True)
 class QuotaOptions:
     """allowance: tokens leased at the start beyond the estimated prompt; step: tokens leased at the first
-    top-up; each that is granted whole doubles the next, up to 8 steps.
+    top-up; later ones are for 4 s at the answer's speed, up to 8 steps and a share of what is left.
     """
 
     allowance: int = 200
@@ -80,7 +76,6 @@ class QuotaFilter(Filter):
         self._step = options.step
         self._leases = services.leases
         self._turns: dict[Exchange, MeteredTurn] = {}
-        self._contexts: LRUCache[tuple[UUID, str], int] = LRUCache(100_000)
         self._known = HoldCache()
         self._generations: tuple[int | None, int | None] = (0, 0)
         running = self._turns.values()
@@ -100,17 +95,18 @@ class QuotaFilter(Filter):
         pricing = Pricing(turn, holds, await self.services.prices.table(turn.tenant_id))
         if pricing.limited and pricing.price is None:
             raise unpriced_refusal(exchange)
-        need = await self._estimate(body, turn.workspace_id)
+        need = await self._estimate(body)
         wanted = Amount(need, pricing.of_text(need, 0))
         allowance = Amount(self._allowance, pricing.of_text(0, self._allowance))
-        outcome = await self._leases.begin(turn, holds, wanted, allowance)
+        price = pricing.price.input if pricing.price is not None else 0
+        outcome = await self._leases.begin(turn, holds, wanted, allowance, price)
         if isinstance(outcome, Busy):
             raise concurrent_refusal()
         if isinstance(outcome, Exhausted):
             raise exhausted_refusal(outcome, limits, exchange)
         exchange.turn_id = turn.turn_id
         meter = TurnMeter(self.services.counter, turn.model)
-        self._turns[exchange] = MeteredTurn(outcome, meter, self._step, need, pricing)
+        self._turns[exchange] = MeteredTurn(outcome, meter, self._step, need + outcome.context, pricing)
         return None
 
     async def _new_turn(self, exchange: Exchange) -> NewTurn:
@@ -218,7 +214,6 @@ class QuotaFilter(Filter):
             charges = within(charges, turn.granted.tokens)
         elif turn.outcome is Outcome.FAILED and not charges:
             charges = [unseen(turn)]
-        self._remember(exchange, charges)
         priced = turn.pricing.priced(charges)
         await self._keeper.settle(turn.lease, turn.outcome, priced, recovering=turn.recovering)
         log.info(
@@ -229,21 +224,11 @@ class QuotaFilter(Filter):
             sum(charge.tokens for charge in charges),
         )
 
-    async def _estimate(self, body: dict[str, Any], workspace_id: UUID) -> int:
-        """Tokens of the prompt: every text in the body, and what the conversation held when it was last seen."""
+    async def _estimate(self, body: dict[str, Any]) -> int:
+        """Tokens that the message adds to its conversation: every text in the body."""
         texts = "\n".join(long_texts(body))
         count = self.services.counter.count
-        tokens = count(texts) if len(texts) < MAX_INLINE else await asyncio.to_thread(count, texts)
-        return tokens + self._contexts.get((workspace_id, str(body.get("conversationId"))), 0)
-
-    def _remember(self, exchange: Exchange, charges: Sequence[Charge]) -> None:
-        """Keep the size of a conversation's context for the estimate of its next turn."""
-        reply = exchange.reply
-        if not charges or exchange.user is None or reply is None or reply.body is None:
-            return
-        conversation_id = msgspec.json.decode(reply.body).get("conversationId")
-        size = max(charge.input_tokens + charge.output_tokens for charge in charges)
-        self._contexts[(exchange.user.workspace_id, str(conversation_id))] = size
+        return count(texts) if len(texts) < MAX_INLINE else await asyncio.to_thread(count, texts)
 
     def _note(self, turn: MeteredTurn, data: dict[str, Any]) -> None:
         """Remember how the answer ended; take the usage that a resumed stream brings along."""

@@ -102,6 +102,8 @@ class RateLimitFilter(Filter):
             await asyncio.gather(self._renewing, return_exceptions=True)
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
+        if exchange.hop is not None:  # the instance that passes it on has counted it
+            return None
         known = self._plans.get(exchange.operation)
         if known is not None and known[0] is exchange.route:
             plan = known[1]

@@ -74,9 +74,7 @@ class Watch:
         self._seen, self._looked_at = generation, monotonic()
         try:
             role = await self._members.role(*self._key)
-        except (
-            StoreError
-        ):  # nobody's role changes while the database is away: the answer goes on, and it is asked again
+        except StoreError:  # nobody's role changes while the database is away: the answer goes on
             self._seen = -1
             return
         if role is None:

@@ -6,7 +6,8 @@ Tokens and, where a limit in money holds, their cost. No I/O: the quota filter a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from geko_proxy.metering.leases import Amount, Granted, Lease, NewTurn
@@ -17,6 +18,9 @@ from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.prices import PER, Price, PriceTable
 
 MAX_STEPS: Final = 8  # a top-up grows to so many steps
+STEP_S: Final = 4.0
+MIN_SPAN_S: Final = 0.05
+SHARE: Final = 64
 MAX_RESERVE: Final = 100  # tokens
 COUNT_STEP: Final = 64  # bytes of text, at least, between two counts while the grant is not in danger
 
@@ -50,10 +54,12 @@ class Pricing:
 
 
 class MeteredTurn:
-    """One answer: its lease, its meter, and what became of it. need: the prompt's estimate, in tokens."""
+    """One answer: its lease, its meter, and what became of it. need: its prompt's estimate, in tokens."""
 
     __slots__ = (
+        "_mark",
         "ahead",
+        "clock",
         "dry",
         "final",
         "granted",
@@ -68,7 +74,17 @@ class MeteredTurn:
         "step",
     )
 
-    def __init__(self, lease: Lease, meter: TurnMeter, step: int, need: int, pricing: Pricing) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        meter: TurnMeter,
+        step: int,
+        need: int,
+        pricing: Pricing,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
+        self._mark = (clock(), meter.consumed)
         self.step = step
         self.need = need
         self.pricing = pricing
@@ -128,8 +144,18 @@ class MeteredTurn:
         self.look_at = self.meter.consumed + min(left, max(left - early, COUNT_STEP))
 
     def add(self, wanted: Amount, granted: Granted, first_step: int) -> None:
-        """Book a top-up: a long answer asks less often, as long as there is plenty."""
+        """Book a top-up, and set the next step: what the answer needs in STEP_S at its speed, but not more than a
+        SHARE of what is left, which others want too."""
         self.granted = Amount(self.granted.tokens + granted.tokens, self.granted.cost + granted.cost)
         self.dry = granted.tokens < wanted.tokens or granted.cost < wanted.cost
-        self.step = first_step if self.dry else min(self.step * 2, first_step * MAX_STEPS)
+        self.step = first_step
+        if not self.dry:
+            most = first_step * MAX_STEPS if granted.room is None else granted.room // SHARE
+            self.step = max(first_step, min(self._lately(), most, first_step * MAX_STEPS))
         self.look_later()
+
+    def _lately(self) -> int:
+        """What the answer needs in STEP_S, by its speed since the last top-up."""
+        now, consumed = self.clock(), self.meter.consumed
+        (at, before), self._mark = self._mark, (now, consumed)
+        return int((consumed - before) * STEP_S / max(now - at, MIN_SPAN_S))

@@ -71,17 +71,19 @@ class NewTurn:
         return Actor(self.workspace_id, self.user_id, self.key_id, self.endpoint, self.model)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Lease:
     """The right of a running turn to what was granted at its start, in its windows; `Leases.top_up` adds to it.
 
+    context: tokens that its conversation held before, part of what was leased.
     conversation_id: as LibreChat has named it, for a turn that began without one.
     """
 
     turn: NewTurn
-    holds: tuple[Hold, ...]
+    holds: tuple[Hold, ...] = field(hash=False)  # a new limit adds to them
     granted: Amount
-    conversation_id: str | None = None
+    context: int = 0
+    conversation_id: str | None = field(default=None, hash=False)
 
     @property
     def tenant_id(self) -> UUID:
@@ -93,11 +95,13 @@ class Lease:
 
 
 class Granted(NamedTuple):
-    """What a top-up gave. limit_id: the limit that gave less than was wanted."""
+    """What a top-up gave. limit_id: the limit that gave less than was wanted. room: tokens that are still free in the
+    narrowest window, None: no limit."""
 
     tokens: int = 0
     cost: int = 0
     limit_id: UUID | None = None
+    room: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,19 +163,20 @@ class Leases:
             self._windows[self._key(tenant_id, hold)] = True
 
     async def begin(
-        self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount
+        self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount, prompt_price: int = 0
     ) -> Lease | Exhausted | Busy:
         """Starts a turn: leases `need` and up to `allowance` more, as far as they fit.
 
-        holds: the windows it leases in, as `holds_of` gives them. need: the estimated prompt, at least 1 token is
-        taken. Granted only while used + leased + need <= amount in each of them.
+        holds: the windows it leases in, as `holds_of` gives them. need: what the message adds to its conversation, at
+        least 1 token is taken; what the conversation held at its last turn is added to it. prompt_price: billionths of
+        the currency for a million tokens of that. Granted only while used + leased + need <= amount in each window.
         """
         need = Amount(max(1, need.tokens), max(0, need.cost))
         allowance = Amount(max(0, allowance.tokens), max(0, allowance.cost))
         wanted = (need.tokens, allowance.tokens, need.cost, allowance.cost)
         names = (turn.turn_id, turn.user_id, turn.conversation_id, turn.endpoint, turn.model, turn.key_id)
         place = (turn.workspace_id, *arrays(holds))
-        rest = (self.instance_id, turn.started_at, self._ttl_s)
+        rest = (self.instance_id, turn.started_at, self._ttl_s, prompt_price)
         row = None
         for _ in range(2):  # the server may have lost in a crash what was opened a moment ago
             await self.open_windows(turn.tenant_id, turn.workspace_id, holds)
@@ -193,7 +198,7 @@ class Leases:
                 row["limit_id"],
                 Unit(row["unit"]),
             )
-        return Lease(turn, holds, Amount(row["amount"], row["cost"]))
+        return Lease(turn, holds, Amount(row["amount"], row["cost"]), row["context"])
 
     async def hold(self, lease: Lease, holds: Sequence[Hold]) -> bool:
         """Lets a running turn count in more windows: those of a new limit, or of a new time zone.
@@ -229,7 +234,7 @@ class Leases:
             held = Amount(consumed.tokens - need.tokens, consumed.cost - need.cost)
             if await self.restore(lease, held, consumed):
                 row = await self._call(lease.tenant_id, statements.TOP_UP, *args)
-        return Granted(row["amount"], row["cost"], row["limit_id"]) if row else Granted()
+        return Granted(row["amount"], row["cost"], row["limit_id"], row["room"]) if row else Granted()
 
     async def restore(self, lease: Lease, granted: Amount, consumed: Amount) -> bool:
         """Takes a lease again whose start was lost in a crash of the server (decision 0060).

@@ -11,7 +11,7 @@ def call(function: str, parameters: int) -> str:
 
 
 OPEN_WINDOWS: Final = call("open_windows", 9)
-BEGIN: Final = call("begin_lease", 18)
+BEGIN: Final = call("begin_lease", 19)
 TOP_UP: Final = call("top_up_lease", 9)
 HOLD: Final = call("hold_windows", 5)
 HEARTBEAT: Final = call("extend_leases", 6)

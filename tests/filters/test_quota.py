@@ -36,7 +36,9 @@ class AwayLeases:
             self.away -= 1
             raise StoreError("away")
 
-    async def begin(self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount) -> Lease:
+    async def begin(
+        self, turn: NewTurn, holds: tuple[Hold, ...], need: Amount, allowance: Amount, *_: int
+    ) -> Lease:
         return Lease(turn, holds, Amount(40))
 
     async def set_conversation(self, lease: Lease, conversation_id: str) -> None:

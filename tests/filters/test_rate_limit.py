@@ -261,3 +261,14 @@ def test_rules_are_checked_with_the_configuration() -> None:
         check_filters(configured("auth", "rate_limit_user", "tenant", "workspace", rules=rules))
     with pytest.raises(ConfigError, match=r"filters\[0\].options: rules\[0\].by: expected one of ip"):
         check_filters(configured("rate_limit", "auth", "tenant", "workspace", rules=rules))
+
+
+async def test_what_another_instance_passes_on_was_counted_there() -> None:
+    limit = by_address(1)
+    for _ in range(3):
+        exchange = make_exchange()
+        exchange.hop = cast(Any, object())
+        assert await limit.on_request(exchange) is None
+    assert await limit.on_request(make_exchange()) is None
+    with pytest.raises(Refused):
+        await limit.on_request(make_exchange())

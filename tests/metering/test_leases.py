@@ -458,3 +458,24 @@ async def test_an_answer_across_a_change_of_time_zone_counts_in_both_windows(
         )
     assert {(row["used"], row["leased"]) for row in rows} == {(70, 0)}
     assert len(rows) == 2
+
+
+async def test_a_message_leases_what_its_conversation_held_also_at_another_instance(
+    database: Database, leases: Leases, make_place: MakePlace
+) -> None:
+    place = await make_place(1000)
+    first = await begin(leases, place, 10)
+    await leases.set_conversation(first, "c")
+    await leases.settle(first, Outcome.DONE, [charge(40), charge(300, seq=2)])
+    elsewhere = Leases(database)
+    lease = await begin(elsewhere, place, 20, 50, conversation_id="c")
+    assert (lease.context, lease.granted.tokens) == (300, 370)
+    assert (await begin(elsewhere, place, 20, conversation_id="d")).context == 0
+    stranger = NewTurn(place.tenant_id, place.workspace_id, uuid4(), "c", "Mock", "m")
+    outcome = await try_begin(elsewhere, stranger, place.window, 5)
+    assert isinstance(outcome, Lease)
+    assert outcome.context == 0
+    await elsewhere.release(lease)
+    assert await try_begin(leases, place.turn("c"), place.window, 400) == Exhausted(
+        340, 25, 1000, place.window.end, place.workspace_id
+    )

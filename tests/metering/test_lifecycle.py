@@ -231,7 +231,8 @@ class Life(RuleBasedStateMachine):
             assert isinstance(given, Busy) == await self._running_in(turn.user_id, conversation)
             if isinstance(given, Lease):
                 assert not await self._overbooked() & {(hold.limit_id, hold.subject) for hold in holds}
-                assert need <= given.granted.tokens <= need + allowance
+                asked = need + given.context  # what the conversation held before is leased too
+                assert asked <= given.granted.tokens <= asked + allowance
                 self.turns[turn.turn_id] = Known({at: given}, at, conversation, TurnState.ADMITTED)
             else:
                 assert await self._overbooked() == full

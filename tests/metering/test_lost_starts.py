@@ -119,7 +119,7 @@ async def test_a_turn_whose_start_is_lost_is_charged_all_the_same(crashing: Cras
                         crashing.turn.user_id, "conversation", "Mock", "gpt-4o")  # fmt: skip
     crashing.turn = next_turn
     await crashing.begin(leases)
-    assert await crashing.books() == (2, 12, 30)
+    assert await crashing.books() == (2, 12, 30 + 12)  # with what the conversation holds now
 
 
 async def test_a_running_turn_whose_start_is_lost_goes_on(crashing: Crashing) -> None:
