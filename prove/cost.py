@@ -50,7 +50,9 @@ class NoDatabase:
     async def top_up(self, lease: Lease, need: Amount, step: Amount, consumed: Amount) -> Granted:
         return Granted(need.tokens + step.tokens)
 
-    async def settle(self, lease: Lease, state: Any, charges: Sequence[Any]) -> None:
+    async def settle(
+        self, lease: Lease, state: Any, charges: Sequence[Any], *, recovering: bool = False
+    ) -> None:
         pass
 
 

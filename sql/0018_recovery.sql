@@ -137,8 +137,11 @@ $function$;
 -- As in 0012_lease_functions.sql; a late settlement takes back all that the recovery made up, whoever it named as its source.
 create or replace function book_charges(turn turns, charges jsonb)
 returns table (tokens bigint, cost bigint)
-language sql set search_path = public, pg_temp
+language plpgsql set search_path = public, pg_temp
 as $function$
+#variable_conflict use_column
+begin
+    return query
     with charge as (
         select c.run_id, c.seq, c.kind, c.model, c.provider, c.input_tokens, c.output_tokens, c.cached_tokens,
             c.reasoning_tokens, coalesce(c.cost, 0) as cost, c.estimated, c.source
@@ -185,7 +188,8 @@ as $function$
             reasoning_tokens = d.reasoning_tokens + excluded.reasoning_tokens, tokens = d.tokens + excluded.tokens,
             estimated_tokens = d.estimated_tokens + excluded.estimated_tokens, cost = d.cost + excluded.cost
     )
-    select coalesce(sum(b.tokens), 0)::bigint, coalesce(sum(b.cost), 0)::bigint from booked b
+    select coalesce(sum(b.tokens), 0)::bigint, coalesce(sum(b.cost), 0)::bigint from booked b;
+end
 $function$;
 
 -- Takes the turns of vanished instances over, those first that expired first, of all tenants. $1 instance, $2 time (null: now),

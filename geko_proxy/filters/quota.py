@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -155,8 +155,7 @@ class QuotaFilter(Filter):
                 holds, _ = await self._holds(exchange, turn)
                 if set(holds) - set(running.lease.holds):
                     await self._leases.hold(running.lease, holds)
-                    every = tuple(dict.fromkeys((*running.lease.holds, *holds)))
-                    running.lease = replace(running.lease, holds=every)
+                    running.lease.holds = tuple(dict.fromkeys((*running.lease.holds, *holds)))
         self._generations = generations
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
@@ -176,8 +175,7 @@ class QuotaFilter(Filter):
         return None
 
     async def _name(self, turn: MeteredTurn, conversation_id: str) -> None:
-        named = replace(turn.lease.turn, conversation_id=conversation_id)
-        turn.lease = replace(turn.lease, turn=named)
+        turn.lease.conversation_id = conversation_id
         try:
             await self._leases.set_conversation(turn.lease, conversation_id)
         except StoreError as error:  # the answer runs already: refused now, nobody would count it

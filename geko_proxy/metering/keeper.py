@@ -91,11 +91,11 @@ class LeaseKeeper:
 
         Returns when it is on disk: in the database, or in the journal.
         """
-        settlement = Settlement(lease, outcome, charges, recovering)
         try:
-            await self._settle(settlement)
+            await self._leases.settle(lease, outcome, charges, recovering=recovering)
         except StoreError as error:
             log.warning("turn %s: settled later: %s", lease.turn_id, error)
+            settlement = Settlement(lease, outcome, charges, recovering)
             self._unsettled.append(settlement)
             await self._journal.add(settlement)
 

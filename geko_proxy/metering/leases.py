@@ -71,17 +71,19 @@ class NewTurn:
         return Actor(self.workspace_id, self.user_id, self.key_id, self.endpoint, self.model)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Lease:
     """The right of a running turn to what was granted at its start, in its windows; `Leases.top_up` adds to it.
 
     context: tokens that its conversation held before, part of what was leased.
+    conversation_id: as LibreChat has named it, for a turn that began without one.
     """
 
     turn: NewTurn
-    holds: tuple[Hold, ...]
+    holds: tuple[Hold, ...] = field(hash=False)  # a new limit adds to them
     granted: Amount
     context: int = 0
+    conversation_id: str | None = field(default=None, hash=False)
 
     @property
     def tenant_id(self) -> UUID:
@@ -343,7 +345,8 @@ def adopted_of(row: Record) -> Adopted:
 def start_of(lease: Lease) -> tuple[object, ...]:
     """What a turn's start wrote down: workspace, user, conversation, endpoint, model, key, time, and its windows."""
     turn = lease.turn
-    names = (turn.workspace_id, turn.user_id, turn.conversation_id, turn.endpoint, turn.model, turn.key_id)
+    conversation_id = turn.conversation_id or lease.conversation_id
+    names = (turn.workspace_id, turn.user_id, conversation_id, turn.endpoint, turn.model, turn.key_id)
     return (*names, turn.started_at, *arrays(lease.holds))
 
 

@@ -308,7 +308,8 @@ class Life(RuleBasedStateMachine):
     def adopt(self, at: int, most: int) -> None:
         taken = self.runner.run(self.instances[at].adopt(most=most))
         assert len(taken) <= most
-        for each in taken:
+        order = list(self.turns)  # the database gives them in any
+        for each in sorted(taken, key=lambda each: order.index(each.lease.turn_id)):
             known = self.turns[each.lease.turn_id]
             assert known.runs
             assert each.owner == self.instances[known.owner].instance_id
