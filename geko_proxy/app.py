@@ -50,10 +50,15 @@ from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
 from geko_proxy.mail import MailQueue, open_mailer
 from geko_proxy.metering.leases import Leases
+from geko_proxy.metering.limit_states import LimitStates
 from geko_proxy.metering.limits import LimitStore
+from geko_proxy.metering.live import LiveUsage
 from geko_proxy.metering.price_store import PriceStore
 from geko_proxy.metering.reports import Reports
 from geko_proxy.metering.tokens import TokenCounter
+from geko_proxy.metering.upkeep import LedgerUpkeep
+from geko_proxy.metering.usage_days import UsageDays
+from geko_proxy.metering.usage_listing import UsageListing
 from geko_proxy.oauth.http import ProviderHttp
 from geko_proxy.oauth.registry import Providers
 from geko_proxy.peers.finder import TurnFinder
@@ -110,6 +115,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             peers=peers,
             answers=Answers(services.turns, TurnFinder(services.database, peers.instances), peers),
             settings=settings.server,
+            on_drain=services.live_usage.end_all,
         )
         stack.push_async_callback(peers.stop)
         await chain.start()
@@ -146,7 +152,8 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     await _prepare_hashing(settings, stack)
     services = _services(settings, database, invalidation, redis, client, mailer, background)
     stack.push_async_callback(services.oauth_providers.close)
-    for part in (services.signing_keys, services.last_seen):
+    upkeep = LedgerUpkeep(database, settings.metering.retention_months)
+    for part in (services.signing_keys, services.last_seen, upkeep, services.live_usage):
         await part.start()
         stack.push_async_callback(part.stop)
     return services, upstream, _peers(settings, database, invalidation, services)
@@ -183,6 +190,8 @@ def _services(
     passwords = ShadowPasswords(settings.librechat.shadow_secret, settings.librechat.shadow_email_domain)
     members = MemberStore(database, invalidation)
     invitations, auto_joins = InvitationStore(database), AutoJoinStore(database)
+    limits = LimitStore(database, invalidation)
+    limit_states = LimitStates(database, limits)
     return Services(
         settings=settings,
         database=database,
@@ -215,9 +224,13 @@ def _services(
         shared_links=SharedLinkStore(database),
         audit=Audit(),
         leases=Leases(database),
-        limits=LimitStore(database, invalidation),
+        limits=limits,
         prices=PriceStore(database, invalidation),
         reports=Reports(database),
+        usage_days=UsageDays(database),
+        usage_listing=UsageListing(database),
+        limit_states=limit_states,
+        live_usage=LiveUsage(limit_states),
         counter=TokenCounter(),
         turns=Turns(),
     )

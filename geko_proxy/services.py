@@ -27,10 +27,14 @@ if TYPE_CHECKING:
     from geko_proxy.librechat_client import LibreChatClient
     from geko_proxy.mail import Mailer
     from geko_proxy.metering.leases import Leases
+    from geko_proxy.metering.limit_states import LimitStates
     from geko_proxy.metering.limits import LimitStore
+    from geko_proxy.metering.live import LiveUsage
     from geko_proxy.metering.price_store import PriceStore
     from geko_proxy.metering.reports import Reports
     from geko_proxy.metering.tokens import TokenCounter
+    from geko_proxy.metering.usage_days import UsageDays
+    from geko_proxy.metering.usage_listing import UsageListing
     from geko_proxy.oauth.registry import Providers
     from geko_proxy.storage.database import Database
     from geko_proxy.turns import Turns
@@ -83,5 +87,9 @@ class Services:
     limits: LimitStore
     prices: PriceStore
     reports: Reports
+    usage_days: UsageDays
+    usage_listing: UsageListing
+    limit_states: LimitStates
+    live_usage: LiveUsage
     counter: TokenCounter
     turns: Turns

@@ -25,6 +25,7 @@ from geko_proxy.config.kinds import (
     text,
     workspace_hosts,
 )
+from geko_proxy.config.metering_settings import MeteringSettings
 from geko_proxy.config.oauth_settings import OAuthProviderSettings
 from geko_proxy.config.people_settings import AuthSettings, MailSettings
 from geko_proxy.config.secrets import weakness
@@ -230,6 +231,7 @@ class Settings:
     auth: AuthSettings = field(default_factory=AuthSettings)
     mail: MailSettings = field(default_factory=MailSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    metering: MeteringSettings = field(default_factory=MeteringSettings)
     oauth: tuple[OAuthProviderSettings, ...] = ()
     filters: tuple[FilterSettings, ...] = DEFAULT_FILTERS
 
@@ -292,6 +294,7 @@ SECTIONS: dict[str, type[Any]] = {
     "auth": AuthSettings,
     "mail": MailSettings,
     "logging": LoggingSettings,
+    "metering": MeteringSettings,
 }
 
 

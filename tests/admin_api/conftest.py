@@ -17,9 +17,14 @@ from geko_proxy.accounts.registration import Registered, Registration
 from geko_proxy.accounts.tokens import Identity
 from geko_proxy.admin_api import routes
 from geko_proxy.admin_api.access import guarded
+from geko_proxy.config import Settings
 from geko_proxy.exchange import Exchange, Request, Route
+from geko_proxy.metering.limit_states import LimitStates
 from geko_proxy.metering.limits import LimitStore
+from geko_proxy.metering.live import LiveUsage
 from geko_proxy.metering.reports import Reports
+from geko_proxy.metering.usage_days import UsageDays
+from geko_proxy.metering.usage_listing import UsageListing
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
 from geko_proxy.workspaces.audit import Audit
@@ -43,7 +48,7 @@ class Office:
     stranger: Registered
 
     def call(
-        self, who: str, workspace_id: object = None, body: Any = None, query: str = ""
+        self, who: str, workspace_id: object = None, body: Any = None, query: str = "", **headers: str
     ) -> tuple[Exchange, web.BaseRequest]:
         """A request of somebody about a workspace, the first one if none is named."""
         registered = self.stranger if who == "stranger" else self.first
@@ -52,7 +57,7 @@ class Office:
             "PUT" if body is not None else "GET",
             "/",
             query,
-            CIMultiDictProxy(CIMultiDict()),
+            CIMultiDictProxy(CIMultiDict(headers)),
             client_ip="192.0.2.7",
             body=b"" if body is None else msgspec.json.encode(body),
         )
@@ -83,6 +88,8 @@ class Guarded:
 @pytest.fixture
 async def office(database: Database) -> Office:
     parts: dict[str, Any] = dict.fromkeys(Services.__dataclass_fields__)
+    limits = LimitStore(database)
+    limit_states = LimitStates(database, limits)
     registration, workspaces = Registration(database), WorkspaceStore(database)
     parts |= {
         "database": database,
@@ -90,8 +97,13 @@ async def office(database: Database) -> Office:
         "workspaces": workspaces,
         "members": MemberStore(database),
         "configs": WorkspaceConfigStore(database),
-        "limits": LimitStore(database),
+        "limits": limits,
         "reports": Reports(database),
+        "usage_days": UsageDays(database),
+        "usage_listing": UsageListing(database),
+        "limit_states": limit_states,
+        "live_usage": LiveUsage(limit_states),
+        "settings": Settings(),
         "audit": Audit(),
         "api_keys": ApiKeys(database),
     }
