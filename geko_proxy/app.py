@@ -61,9 +61,9 @@ from geko_proxy.metering.journal import Journal
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.limits import LimitStore
 from geko_proxy.metering.price_store import PriceStore
-from geko_proxy.metering.reports import Reports
-from geko_proxy.metering.standing import Standings
 from geko_proxy.metering.tokens import TokenCounter
+from geko_proxy.metering.upkeep import LedgerUpkeep
+from geko_proxy.metering.usage_views import UsageViews
 from geko_proxy.oauth.http import ProviderHttp
 from geko_proxy.oauth.registry import Providers
 from geko_proxy.peers.finder import TurnFinder
@@ -122,6 +122,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             peers=peers,
             answers=Answers(services.turns, TurnFinder(services.database, peers.instances), peers),
             settings=settings.server,
+            on_drain=services.usage.live.end_all,
         )
         stack.push_async_callback(peers.stop)
         await chain.start()
@@ -162,7 +163,8 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     await _prepare_hashing(settings, stack)
     services = _services(settings, database, invalidation, redis, client, mailer, background)
     stack.push_async_callback(services.oauth_providers.close)
-    for part in (services.signing_keys, services.last_seen):
+    upkeep = LedgerUpkeep(database, settings.metering.retention_months)
+    for part in (services.signing_keys, services.last_seen, upkeep, services.usage.live):
         await part.start()
         stack.push_async_callback(part.stop)
     alerts = _alert_worker(services)
@@ -215,6 +217,7 @@ def _services(
     shadows = ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords))
     members = MemberStore(database, invalidation)
     invitations, auto_joins = InvitationStore(database), AutoJoinStore(database)
+    limits = LimitStore(database, invalidation)
     return Services(
         settings=settings,
         database=database,
@@ -249,11 +252,10 @@ def _services(
         audit=Audit(),
         leases=Leases(database),
         journal=Journal(settings.server.home.expanduser() / "journal"),
-        limits=LimitStore(database, invalidation),
-        prices=PriceStore(database, invalidation),
-        reports=Reports(database),
-        standings=Standings(database),
+        limits=limits,
         alerts=_alert_parts(settings, database, sealer),
+        prices=PriceStore(database, invalidation),
+        usage=UsageViews.build(database, limits),
         counter=TokenCounter(),
         turns=Turns(),
     )

@@ -43,6 +43,10 @@ Endpoint = Callable[[Exchange, web.BaseRequest], Awaitable[Reply | web.StreamRes
 ABORT_WAIT_S = 3.0
 
 
+def nothing() -> None:
+    """The default of what is done when GEKO stops."""
+
+
 class Proxy:
     """Handles every request of the public listener."""
 
@@ -60,10 +64,12 @@ class Proxy:
         peers: Peers,
         answers: Answers,
         settings: ServerSettings,
+        on_drain: Callable[[], None] = nothing,
     ) -> None:
         self._max_in_flight = settings.max_requests_per_address
         self._max_turns = settings.max_answers_per_user
         self.chain = chain
+        self._on_drain = on_drain
         self._door = door
         self._endpoints = endpoints
         self._upstream = upstream
@@ -114,7 +120,8 @@ class Proxy:
                 self._log(exchange, status)
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait for running answers to end."""
+        """Let go who only watches; wait for running answers to end."""
+        self._on_drain()
         await self._turns.drain(timeout_s)
 
     async def _plain(self, exchange: Exchange, request: web.BaseRequest) -> web.StreamResponse:

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from geko_proxy.metering.leases import Leases
     from geko_proxy.metering.limits import LimitStore
     from geko_proxy.metering.price_store import PriceStore
-    from geko_proxy.metering.reports import Reports
-    from geko_proxy.metering.standing import Standings
     from geko_proxy.metering.tokens import TokenCounter
+    from geko_proxy.metering.usage_views import UsageViews
     from geko_proxy.oauth.registry import Providers
     from geko_proxy.storage.database import Database
     from geko_proxy.turns import Turns
@@ -88,8 +87,7 @@ class Services:
     journal: Journal
     limits: LimitStore
     prices: PriceStore
-    reports: Reports
-    standings: Standings
     alerts: AlertParts
+    usage: UsageViews
     counter: TokenCounter
     turns: Turns

@@ -48,7 +48,7 @@ class Chat:
         meter = TurnMeter(self._services.counter, model.partition("/")[2])
         answer = Answer(turn.stream_id, model, exchange.id, meter)
         tenant_id, turn_id = exchange.signed_in().tenant_id, turn.exchange.turn_id
-        warning = QuotaWarning(self._services.standings, tenant_id, turn_id)
+        warning = QuotaWarning(self._services.usage.standings, tenant_id, turn_id)
         if body.stream:
             return await stream(exchange, request, turn, answer, warning)
         return await collect(turn, answer, warning)

@@ -25,6 +25,7 @@ from geko_proxy.config.kinds import (
     text,
     workspace_hosts,
 )
+from geko_proxy.config.metering_settings import MeteringSettings
 from geko_proxy.config.oauth_settings import OAuthProviderSettings
 from geko_proxy.config.people_settings import AlertSettings, AuthSettings, MailSettings
 from geko_proxy.config.secrets import weakness
@@ -231,6 +232,7 @@ class Settings:
     mail: MailSettings = field(default_factory=MailSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    metering: MeteringSettings = field(default_factory=MeteringSettings)
     oauth: tuple[OAuthProviderSettings, ...] = ()
     filters: tuple[FilterSettings, ...] = DEFAULT_FILTERS
 
@@ -294,6 +296,7 @@ SECTIONS: dict[str, type[Any]] = {
     "mail": MailSettings,
     "alerts": AlertSettings,
     "logging": LoggingSettings,
+    "metering": MeteringSettings,
 }
 
 

@@ -74,7 +74,10 @@ async def stage() -> AsyncIterator[Stage]:
     services = cast(
         Services,
         SimpleNamespace(
-            counter=TokenCounter(), shadows=cast(ShadowAccounts, played), client=played, standings=None
+            counter=TokenCounter(),
+            shadows=cast(ShadowAccounts, played),
+            client=played,
+            usage=SimpleNamespace(standings=None),
         ),
     )
     chat = Chat(services, played.start)

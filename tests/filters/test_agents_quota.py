@@ -75,7 +75,9 @@ def replied(exchange: Exchange, source: Source) -> Reply:
 async def begun(*, stream: bool) -> tuple[QuotaFilter, Exchange, Leases]:
     leases = Leases()
     none = NoLimits()
-    services = SimpleNamespace(leases=leases, counter=TokenCounter(), limits=none, prices=none, tenants=none)
+    services = SimpleNamespace(
+        leases=leases, counter=TokenCounter(), limits=none, prices=none, tenants=none, journal=None
+    )
     quota = QuotaFilter(QuotaOptions(), cast(Services, services))
     body = {"model": "agent_1", "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
     exchange = exchange_of("POST", CHAT, body)
