@@ -14,7 +14,8 @@ from geko_proxy.client_api.shapes import Shape
 from geko_proxy.client_api.validation import Body, invalid
 from geko_proxy.metering.limit_changes import Filled
 from geko_proxy.metering.limits import DEFAULT_ALERTS, MAX_AMOUNT, Hold, Limit, LimitScope, Unit
-from geko_proxy.metering.money import BILLIONTHS, money_text, read_money
+from geko_proxy.metering.money import decimal, read_money
+from geko_proxy.metering.prices import BILLIONTHS
 from geko_proxy.metering.windows import Period, check_start_day
 
 Number = int | float | str  # of tokens, or of money
@@ -189,7 +190,7 @@ def changed(limit: Limit, body: LimitChangeBody, problems: Problems, now: dateti
 
 def shown(amount: int, unit: Unit) -> int | str:
     """An amount in JSON."""
-    return amount if unit is Unit.TOKENS else money_text(amount)
+    return amount if unit is Unit.TOKENS else decimal(amount)
 
 
 def terms_shape(limit: Limit) -> dict[str, Any]:

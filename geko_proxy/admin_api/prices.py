@@ -16,9 +16,9 @@ from geko_proxy.client_api.validation import Body, parse
 from geko_proxy.config.price_entries import is_glob
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
-from geko_proxy.metering.money import BILLIONTHS, money_text, read_money
+from geko_proxy.metering.money import decimal, read_money
 from geko_proxy.metering.price_store import EVER, MAX_PRICES, OwnPrice, PriceExists, TooManyPrices
-from geko_proxy.metering.prices import MAX_PRICE, Price
+from geko_proxy.metering.prices import BILLIONTHS, MAX_PRICE, Price
 from geko_proxy.metering.windows import load_zone, midnight
 
 if TYPE_CHECKING:
@@ -149,9 +149,9 @@ def price_shape(price_id: UUID | None, price: Price) -> dict[str, Any]:
     return {
         "id": price_id,
         "model": price.model,
-        "input": money_text(price.input),
-        "output": money_text(price.output),
-        "cached": None if price.cached is None else money_text(price.cached),
-        "reasoning": None if price.reasoning is None else money_text(price.reasoning),
+        "input": decimal(price.input),
+        "output": decimal(price.output),
+        "cached": None if price.cached is None else decimal(price.cached),
+        "reasoning": None if price.reasoning is None else decimal(price.reasoning),
         "from": None if price.valid_from == EVER else price.valid_from,
     }

@@ -53,18 +53,6 @@ class Pricing:
         place = (turn.endpoint, turn.model, turn.started_at)
         return [self.table.priced(charge, *place) for charge in charges]
 
-    def within(self, charges: Iterable[Charge], most: int) -> list[Charge]:
-        """Priced charges of a cut answer: what costs more than was granted was not passed on, and is taken off the
-        estimates."""
-        kept = list(charges)
-        over = sum(charge.cost for charge in kept) - most
-        for index, charge in enumerate(kept):
-            if over > 0 and charge.estimated and charge.output_tokens and self.price and self.price.output:
-                less = min(charge.output_tokens, -(-over * PER // self.price.output))
-                (kept[index],) = self.priced([replace(charge, output_tokens=charge.output_tokens - less)])
-                over -= charge.cost - kept[index].cost
-        return kept
-
 
 class MeteredTurn:
     """One answer: its lease, its meter, and what became of it. need: its prompt's estimate, in tokens."""
@@ -83,6 +71,7 @@ class MeteredTurn:
         "need",
         "outcome",
         "pricing",
+        "recovering",
         "seen",
         "started",
         "step",
@@ -108,6 +97,7 @@ class MeteredTurn:
         self.meter = meter
         self.granted = lease.granted
         self.started = False
+        self.recovering = False  # it was begun by an instance that has vanished
         self.limits: Sequence[Limit] = ()  # as they were when it last looked, and
         self.seen: object = None  # which state of them that was
         self.final: dict[str, Any] | None = None
@@ -158,6 +148,30 @@ class MeteredTurn:
         left = self.left
         self.look_at = self.meter.consumed + min(left, max(left - early, COUNT_STEP))
 
+    def within(self, charges: Sequence[Charge]) -> list[Charge]:
+        """The charges of a cut answer: what was counted but not passed on is taken off the estimates."""
+        over = max(0, sum(charge.tokens for charge in charges) - self.granted.tokens)
+        kept: list[Charge] = []
+        for charge in charges:
+            less = min(over, charge.output_tokens) if charge.estimated else 0
+            over -= less
+            kept.append(replace(charge, output_tokens=charge.output_tokens - less) if less else charge)
+        return self._within_money(kept)
+
+    def _within_money(self, charges: list[Charge]) -> list[Charge]:
+        price = self.pricing.price
+        if not self.pricing.limited or price is None or not price.output:
+            return charges
+        over = sum(charge.cost for charge in self.pricing.priced(charges)) - self.granted.cost
+        kept: list[Charge] = []
+        for charge in charges:
+            less = 0
+            if over > 0 and charge.estimated:
+                less = min(-(-over * PER // price.output), charge.output_tokens)
+                over -= less * price.output // PER
+            kept.append(replace(charge, output_tokens=charge.output_tokens - less) if less else charge)
+        return kept
+
     def add(self, wanted: Amount, granted: Granted, first_step: int) -> None:
         """Book a top-up, and set the next step: what the answer needs in STEP_S at its speed, but not more than a
         SHARE of what is left, which others want too."""
@@ -172,7 +186,7 @@ class MeteredTurn:
     def hold(self, holds: Sequence[Hold]) -> None:
         """Book that the turn counts in more windows; from the first one in money on, its cost is counted too."""
         every = tuple(dict.fromkeys((*self.lease.holds, *holds)))
-        self.lease = replace(self.lease, holds=every)
+        self.lease.holds = every
         if not self.pricing.limited:
             self.pricing = Pricing(self.lease.turn, every, self.pricing.table)
             self.look_later()

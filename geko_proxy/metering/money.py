@@ -6,8 +6,9 @@ import re
 from decimal import Decimal
 from typing import Final
 
+from geko_proxy.metering.prices import BILLIONTHS
+
 PLACES: Final = 9
-BILLIONTHS: Final = 10**PLACES
 NUMBER: Final = re.compile(r"(\d{1,16})(?:\.(\d{1,9}))?", re.ASCII)
 
 
@@ -25,7 +26,7 @@ def read_money(value: float | str) -> int:
     return int(found[1]) * BILLIONTHS + int((found[2] or "").ljust(PLACES, "0"))
 
 
-def money_text(amount: int) -> str:
+def decimal(amount: int) -> str:
     """Billionths as a decimal number without needless zeros."""
     whole, rest = divmod(abs(amount), BILLIONTHS)
     places = f".{rest:0{PLACES}}".rstrip("0").rstrip(".")

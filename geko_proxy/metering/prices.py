@@ -13,6 +13,7 @@ from typing import Final
 from geko_proxy.metering.ledger import Charge
 from geko_proxy.workspaces.config import matches
 
+BILLIONTHS: Final = 10**9
 PER: Final = 10**6  # tokens
 MAX_PRICE: Final = 10**15
 MAX_KNOWN: Final = 1000

@@ -105,18 +105,15 @@ def test_a_charge_gets_the_price_of_its_own_model(counter: TokenCounter) -> None
     assert [charge.cost for charge in pricing.priced(charges)] == [46, 7]
 
 
-def test_a_cut_answer_costs_no_more_than_was_granted(counter: TokenCounter) -> None:
-    turn, _ = running(counter, Amount(10_000, 700), money=True)
-    reported = Charge("r", 1, "chat", "gpt-4o", "p", 50, 20)
-    seen = Charge("r", -1, "chat", "gpt-4o", "", 100, 60, estimated=True)
-    priced = turn.pricing.priced([reported, seen])
-    assert [charge.cost for charge in priced] == [300, 800]
-    kept = turn.pricing.within(priced, turn.granted.cost)
-    assert kept[0] == priced[0]
-    assert [(charge.output_tokens, charge.cost) for charge in kept] == [(20, 300), (20, 400)]
-    assert turn.pricing.within(priced, 1100) == priced
-    # what a provider has reported, and a prompt, are paid whatever was granted
-    assert [charge.cost for charge in turn.pricing.within(priced, 0)] == [300, 200]
+def test_a_cut_answer_is_charged_what_was_passed_on(counter: TokenCounter) -> None:
+    reported = Charge("r", 1, "chat", "gpt-4o", "openAI", 10, 40)
+    guess = Charge("r", -1, "chat", "gpt-4o", "", 5, 100, estimated=True)
+    turn, _ = running(counter, Amount(120))
+    assert [each.tokens for each in turn.within([reported, guess])] == [50, 70]
+    turn, _ = running(counter, Amount(20))
+    assert [each.tokens for each in turn.within([reported, guess])] == [50, 5]  # a provider's word stands
+    turn, _ = running(counter, Amount(1000, 505), money=True)
+    assert turn.pricing.priced(turn.within([guess]))[0].cost == 500  # 10 for the prompt, 49 tokens of 10
 
 
 def test_what_is_not_used_may_be_given_back(counter: TokenCounter) -> None:

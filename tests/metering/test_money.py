@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geko_proxy.metering.money import BILLIONTHS, money_text, read_money
+from geko_proxy.metering.money import decimal, read_money
+from geko_proxy.metering.prices import BILLIONTHS
 
 
 @given(st.integers(0, 10**18))
 def test_what_is_written_is_read_back(amount: int) -> None:
-    text = money_text(amount)
+    text = decimal(amount)
     assert read_money(text) == amount
     assert Decimal(text) * BILLIONTHS == amount
     assert not text.endswith(".")
-    assert money_text(-amount) == ("-" if amount else "") + text
+    assert decimal(-amount) == ("-" if amount else "") + text
 
 
 @given(st.decimals(0, 10**9, places=9, allow_nan=False))
