@@ -54,7 +54,9 @@ class Leases:
     async def top_up(self, lease: Lease, need: Amount, step: Amount, consumed: Amount) -> Granted:
         return Granted(0)
 
-    async def settle(self, lease: Lease, outcome: Outcome, charges: list[Charge]) -> None:
+    async def settle(
+        self, lease: Lease, outcome: Outcome, charges: list[Charge], *, recovering: bool = False
+    ) -> None:
         self.settled.append((outcome, charges))
 
 
