@@ -26,7 +26,7 @@ EARLIER: Final = """
 select coalesce(sum(case $4 when 'cost' then cost else tokens end), 0)::bigint
 from usage_days where tenant_id = $1 and workspace_id = $2 and day >= $3
     and case $5 when 'member' then user_id::text = $6 when 'key' then key_id::text = $6
-        when 'model' then endpoint || '/' || model like $6 else true end"""
+        when 'model' then model_is_like(endpoint, model, $6) else true end"""
 EARLIER_TTL_S: Final = 30.0
 
 Key = tuple[UUID, str, float]
