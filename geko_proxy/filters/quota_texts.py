@@ -11,6 +11,7 @@ from uuid import UUID
 from geko_proxy.filters.base import Exchange, Refused
 from geko_proxy.metering.leases import Exhausted
 from geko_proxy.metering.limits import EVERY_MEMBER, Limit, LimitScope, Unit
+from geko_proxy.metering.money import decimal
 from geko_proxy.metering.windows import Period, load_zone
 
 REFUSAL_CODE: Final = "quota_exceeded"
@@ -66,11 +67,11 @@ def exhausted_refusal(outcome: Exhausted, limits: Sequence[Limit], exchange: Exc
     """429 with free text that LibreChat's client shows in a red box (contract §7.3)."""
     limit = limit_named(outcome.limit_id, limits)
     text = used_up_text(limit, exchange, outcome.resets_at)
+    money = outcome.unit is Unit.COST
+    amounts = {"used": outcome.used, "leased": outcome.leased, "limit": outcome.limit}
     details = {
         "limitId": str(outcome.limit_id),
-        "used": outcome.used,
-        "leased": outcome.leased,
-        "limit": outcome.limit,
+        **{name: decimal(amount) if money else amount for name, amount in amounts.items()},
         "unit": outcome.unit,
         "resetsAt": outcome.resets_at.isoformat(),
     }

@@ -228,7 +228,10 @@ async def test_money_is_charged_by_the_price_table(ann: Person, e2e_dsn: str) ->
     )
     spent = await window(ann, budget)
     assert 0.00098 < float(spent["used"]) <= 0.001
-    refused_by(await say(ann, 5), budget)
+    refused = await say(ann, 5)
+    refused_by(refused, budget)
+    assert refused.json["error"]["details"]["limit"] == "0.001"
+    assert refused.json["error"]["details"]["used"] == spent["used"]
 
 
 async def test_a_model_without_a_price_is_refused_while_money_is_limited(ann: Person) -> None:
