@@ -21,7 +21,6 @@ from geko_proxy.metering.tokens import TokenCounter
 from geko_proxy.services import Services
 from tests.fake_services import ACME, exchange_of
 
-
 NOTHING = Amount(0)
 
 
