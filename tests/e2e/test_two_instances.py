@@ -330,10 +330,23 @@ async def test_the_owner_is_killed_in_mid_stream(
         "update leases set expires_at = now() - interval '1 s' where tenant_id = $1", UUID(there.tenant_id)
     )
     await connection.close()
-    usage = await settled(there)  # by the other instance's recovery
+    events = await resumed_and_stopped(there, conversation)  # the other instance reads it on
+    assert (events[-1]["final"], events[-1]["aborted"]) == (True, True)
+    usage = await settled(there)
     assert usage["leased"] == 0
     assert usage["used"] > 0
-    assert (await there.call("GET", f"/api/agents/chat/stream/{conversation}")).status == 404
+
+
+async def resumed_and_stopped(person: Person, conversation: str) -> list[dict[str, Any]]:
+    """The rest of an answer that is stopped as soon as an instance has it."""
+    for _ in range(200):
+        async with person.subscribed(conversation, "?resume=true") as reply:
+            if reply.status == 200:
+                stop = await person.call("POST", "/api/agents/chat/abort", {"streamId": conversation})
+                assert stop.status == 200
+                return [event.json for event in SseParser().feed(await reply.read())]
+        await asyncio.sleep(0.1)
+    raise AssertionError("no instance took the answer over")
 
 
 async def test_the_owner_drains(
