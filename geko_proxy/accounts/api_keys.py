@@ -66,6 +66,10 @@ where tenant_id = $1 and key_id = $2 and revoked_at is null
     and ($3::uuid is null or user_id = $3) and ($4::uuid is null or workspace_id = $4)
 returning name, user_id, workspace_id"""
 
+REVOKE_ALL: Final = """
+update api_keys set revoked_at = now() where tenant_id = $1 and user_id = $2 and revoked_at is null
+returning key_id"""
+
 
 class KeyScope(StrEnum):
     """What a key may be used for, as far as its user's role allows it."""
@@ -255,6 +259,10 @@ class ApiKeys:
         is none. Call `forget` after the commit."""
         row = await scope.fetch_row(REVOKE, key_id, user_id, workspace_id)
         return None if row is None else dict(row)
+
+    async def revoke_all(self, scope: Scope, user_id: UUID) -> list[UUID]:
+        """End all keys of a person; every instance hears of it when the transaction ends. Returns their ids."""
+        return [row["key_id"] for row in await scope.fetch(REVOKE_ALL, user_id)]
 
     def forget(self, key_id: UUID) -> None:
         """Drop what this process knows of a key; the others hear of the change from the database."""
