@@ -14,7 +14,7 @@ from geko_proxy.accounts.registration import Registered
 from geko_proxy.accounts.second_factor import Verdict
 from geko_proxy.accounts.sessions import InvalidSession, OpenedSession, ReusedToken, Rotated
 from geko_proxy.accounts.tokens import Identity, InvalidToken
-from geko_proxy.accounts.users import User
+from geko_proxy.accounts.users import Credentials, User
 from geko_proxy.client_api.login_limits import LoginLimits, TooManyAttempts
 from geko_proxy.client_api.password_check import PasswordCheck
 from geko_proxy.errors import Refused
@@ -38,6 +38,7 @@ class SignedIn:
     tenant: Tenant
     workspace: Workspace
     role: Role
+    session_id: UUID
     access_token: str
     access_ttl_s: int
     refresh_token: str
@@ -74,14 +75,18 @@ class SignIns:
         ticket for a code, the User-Agent when None.
         Raises Refused: 429 after too many failures, 503 when too many sign in, 403 when there is nowhere to go in.
         """
-        user = await self._passwords.user_of(exchange, email, password)
-        if user is None:
+        found = await self._passwords.user_of(exchange, email, password)
+        if found is None:
             return None
+        user, stored = found
         if not user.two_factor:
-            return await self.by_user(exchange, user, workspace_id)
+            signed_in = await self.by_user(exchange, user, workspace_id)
+            return await self._unless_changed(signed_in, Credentials(stored, two_factor=False))
         await self._entrance(exchange, user, workspace_id)
         async with self._services.database.tenant(user.tenant_id) as scope:
             ticket = await open_ticket(scope, user.user_id, workspace_id, bound_to or _agent(exchange))
+            if await self._services.users.credentials(scope, user.user_id) != Credentials(stored, True):
+                raise ticket_over()  # before the commit: the ticket never was
         return CodeWanted(ticket)
 
     async def by_code(
@@ -100,10 +105,12 @@ class SignIns:
         token = TicketToken.decode(ticket)
         if token is None:
             raise ticket_over()
-        services, verdict = self._services, Verdict(passed=False)
+        services, verdict, before = self._services, Verdict(passed=False), None
         async with services.database.tenant(token.tenant_id) as scope:
             found = await use_ticket(scope, token, bound_to or _agent(exchange))
             if found is not None:
+                # a change of the password waits for this transaction, as it ends the ticket
+                before = await services.users.credentials(scope, found.user_id)
                 verdict = await services.second_factors.check(scope, found.user_id, code, recovery_code)
             if verdict.passed:
                 await close_ticket(scope, token)
@@ -119,7 +126,7 @@ class SignIns:
         if not verdict.passed or user is None or user.disabled_at is not None:
             log.info("%s: a one-time code was wrong", exchange.id)
             return None
-        return await self.by_user(exchange, user, found.workspace_id)
+        return await self._unless_changed(await self.by_user(exchange, user, found.workspace_id), before)
 
     def remember_device(self, exchange: Exchange, reply: Reply, email: str) -> None:
         """Make the browser known as the account owner's."""
@@ -305,11 +312,25 @@ class SignIns:
             tenant,
             workspace,
             role,
+            session.session_id,
             access_token=self._services.tokens.issue(identity, session.session_id),
             access_ttl_s=self._services.settings.auth.access_token_ttl_s,
             refresh_token=session.refresh_token,
             refresh_expires_at=session.expires_at,
         )
+
+    async def _unless_changed(self, signed_in: SignedIn, before: Credentials | None) -> SignedIn | None:
+        """None, and no session, when the credentials that opened it are no longer those of the account.
+
+        A password is checked for a while. Whoever changes it meanwhile ends all sessions that there are then; this one
+        came after that, and is seen here.
+        """
+        user = signed_in.user
+        async with self._services.database.tenant(user.tenant_id) as scope:
+            if await self._services.users.credentials(scope, user.user_id) == before:
+                return signed_in
+        await self._services.sessions.revoke(user.tenant_id, signed_in.session_id)
+        return None
 
     async def _audit_user(
         self, scope: Scope, exchange: Exchange, user_id: UUID, action: str, details: dict[str, Any]
