@@ -209,7 +209,9 @@ def _services(
         members=members,
         invitations=invitations,
         auto_joins=auto_joins,
-        joining=Joining(database, members, invitations, auto_joins, Audit()),
+        joining=Joining(
+            database, members, invitations, auto_joins, Audit(), min_password=auth.password_min_length
+        ),
         hosts=WorkspaceHosts(database, invalidation, settings.server.workspace_hosts),
         configs=WorkspaceConfigStore(database, invalidation),
         shared_links=SharedLinkStore(database),

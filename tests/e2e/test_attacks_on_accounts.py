@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 
-from tests.e2e.people import PASSWORD, Person, post, register
+from tests.e2e.people import PASSWORD, Person, call, post, register
 from tests.e2e.processes import Running, geko_environment, running
 
 EMAIL = "/v1/auth/profile/email"
@@ -130,3 +132,20 @@ async def test_no_sign_in_with_the_old_password_outlives_its_change(victim: Pers
             assert (await victim.call("GET", "/v1/auth/me", **bearer)).status == 401
             body = {"refreshToken": answer.json["refreshToken"]}
             assert (await post(victim.client, "/v1/auth/refresh", body)).status == 401
+
+
+async def test_every_sign_in_is_in_the_audit_log(victim: Person, e2e_dsn: str) -> None:
+    connection = await asyncpg.connect(e2e_dsn)
+    try:
+        rows = await connection.fetch(
+            "select details::text from audit_log where tenant_id = $1::uuid and action = 'session.open'",
+            victim.tenant_id,
+        )
+    finally:
+        await connection.close()
+    assert [json.loads(row[0])["by"] for row in rows] == ["registration", "password"]
+
+
+async def test_a_flood_of_parameters_is_no_error_of_the_server(victim: Person) -> None:
+    answer = await call(victim.client, "GET", f"{EMAIL}/confirm?" + "a=1&" * 50)
+    assert answer.status == 200
