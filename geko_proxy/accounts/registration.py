@@ -144,7 +144,8 @@ class Registration:
 
 async def prepare(email: str, password: str, name: str, username: str | None) -> NewUser:
     """Normalises checked input and hashes the password: slow, so before any transaction."""
-    return NewUser(normalise_email(email) or "", name.strip(), given(username), await hash_password(password))
+    hashed = await hash_password(password, rank=1)  # who has an account goes first
+    return NewUser(normalise_email(email) or "", name.strip(), given(username), hashed)
 
 
 async def insert_user(scope: Scope, new: NewUser) -> User:

@@ -63,7 +63,7 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     health = Health(services)
     public, mine = Route.PUBLIC, Route.OWN
     return [
-        *_account(services, changes),
+        *_account(services, changes, limits),
         *_passwords(services, sign_ins, changes),
         *_second_factor(services, page, changes),
         (
@@ -109,9 +109,11 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     ]
 
 
-def _account(services: Services, changes: PasswordChanges) -> list[tuple[str, str, Rule, Endpoint]]:
+def _account(
+    services: Services, changes: PasswordChanges, limits: LoginLimits
+) -> list[tuple[str, str, Rule, Endpoint]]:
     jwks, sessions = Jwks(services), OwnSessions(services)
-    profile, email = Profile(services), ProfileEmail(services, changes)
+    profile, email = Profile(services), ProfileEmail(services, changes, limits)
     path, every = "/v1/auth/profile", "/v1/auth/sessions"
     ask = for_all("auth.profile.email.ask")._replace(media=(HTML,))
     confirm = for_all("auth.profile.email.confirm", ConfirmEmailBody)._replace(

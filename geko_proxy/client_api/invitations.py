@@ -136,7 +136,7 @@ class Invited:
     async def _register(self, exchange: Exchange, body: AcceptBody) -> Reply:
         if missing := [name for name in ("name", "password") if getattr(body, name) is None]:
             raise invalid(dict.fromkeys(missing, "Required, unless you are signed in."))
-        self._sign_ins.begin_registration(exchange)
+        await self._sign_ins.begin_registration(exchange)
         user, offer = await self._services.joining.register(
             exchange.params["token"],
             email=body.email,

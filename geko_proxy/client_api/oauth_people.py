@@ -159,7 +159,7 @@ class OAuthPeople:
             return None
         if not provider.settings.allow_registration:
             raise OAuthFailed("no_account", "allow_registration is off")
-        self._sign_ins.begin_registration(exchange)
+        await self._sign_ins.begin_registration(exchange)
         limit = self._services.settings.auth.default_token_limit or None
         try:
             registered = await self._accounts.register(account, person.name, limit)

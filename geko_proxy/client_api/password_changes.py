@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from geko_proxy.accounts.hashing_pool import FIRST
 from geko_proxy.accounts.joining import Origin
 from geko_proxy.accounts.login_tickets import close_tickets
 from geko_proxy.accounts.one_time_tokens import Purpose
@@ -93,7 +94,7 @@ class PasswordChanges:
         # per session: a stolen token gives few guesses, and the owner's other devices are not slowed by them
         device = f"session-{identity.session_id.hex}"
         await self._limits.begin(ip, user.email, device)
-        if not await verify_password(password, stored, first=True):
+        if not await verify_password(password, stored, rank=FIRST):
             log.info("%s: the present password was wrong", exchange.id)
             raise Refused(403, "wrong_password", "The present password is wrong.")
         await self._limits.succeeded(ip, user.email, device)
@@ -133,7 +134,7 @@ class PasswordChanges:
         if user is None or user.disabled_at is not None:
             raise bad_token()
         self._check(new, user)
-        hashed = await hash_password(new)
+        hashed = await hash_password(new, rank=FIRST)
         if await services.one_time_tokens.redeem(token, Purpose.RESET_PASSWORD) is None:
             raise bad_token()  # somebody was faster with the same link
         await self._set(exchange, user, new, RESET, actor=user.user_id, keep=None, hashed=hashed)
@@ -164,7 +165,7 @@ class PasswordChanges:
         hashed: str | None = None,
     ) -> None:
         services = self._services
-        hashed = hashed or await hash_password(new)
+        hashed = hashed or await hash_password(new, rank=FIRST)
         async with services.database.tenant(user.tenant_id) as scope:
             await scope.execute(SET_PASSWORD, user.user_id, hashed)
             await close_tickets(scope, user.user_id)

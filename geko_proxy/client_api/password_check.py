@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from geko_proxy.accounts.hashing_pool import FIRST
 from geko_proxy.accounts.passwords import hash_password, needs_rehash, verify_password
 from geko_proxy.accounts.users import User
 from geko_proxy.addresses import network_of
@@ -34,13 +35,14 @@ class PasswordCheck:
         """
         ip, device = exchange.request.client_ip, self.devices.read(exchange, email)
         try:
-            await self._limits.begin(ip, email, device)
+            attempts = await self._limits.begin(ip, email, device)
         except TooManyAttempts as slowed:
             self._report(exchange, email, slowed)
             raise
         found = await self._services.users.find_login(email)
         user, stored = found if found is not None else (None, None)
-        right = await verify_password(password, stored, first=device is not None)
+        # in a flood of guesses, who comes from elsewhere and has not tried yet goes first
+        right = await verify_password(password, stored, rank=FIRST if device is not None else attempts)
         if not right or user is None or stored is None:
             log.info(
                 "%s: a sign-in failed, account %s from %s", exchange.id, account_of(email), network_of(ip)
@@ -54,7 +56,7 @@ class PasswordCheck:
     async def _rehash(self, user: User, password: str, stored: str) -> str:
         """The hash with today's parameters, now stored; the old one while too many are waiting."""
         try:
-            new = await hash_password(password)
+            new = await hash_password(password, rank=FIRST)
         except Refused:
             return stored
         await self._services.users.replace_hash(user.tenant_id, user.user_id, stored, new)

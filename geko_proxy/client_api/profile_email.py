@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import parse_qs, urlencode
-from uuid import UUID
 
 from aiohttp import web
 from msgspec import Meta
@@ -16,7 +15,7 @@ from geko_proxy.accounts.joining import Origin
 from geko_proxy.accounts.registration import EmailTaken
 from geko_proxy.accounts.users import User
 from geko_proxy.client_api import email_pages
-from geko_proxy.client_api.login_limits import Attempts, TooManyAttempts
+from geko_proxy.client_api.login_limits import LoginLimits
 from geko_proxy.client_api.own_audit import record_own
 from geko_proxy.client_api.password_changes import PasswordChanges
 from geko_proxy.client_api.profile import active_user
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("geko.profile")
 
 CONFIRM: Final = "/v1/auth/profile/email/confirm"
-MAILS_AN_HOUR: Final = 5
 FORM: Final = "application/x-www-form-urlencoded"
 MAX_SHOWN_TOKEN: Final = 200
 
@@ -60,11 +58,11 @@ class ConfirmEmailBody(Body, frozen=True):
 class ProfileEmail:
     """The endpoints."""
 
-    def __init__(self, services: Services, passwords: PasswordChanges) -> None:
+    def __init__(self, services: Services, passwords: PasswordChanges, limits: LoginLimits) -> None:
         self._services = services
         self._proofs = Proofs(services, passwords)
         self._changes = EmailChanges(services.database, services.one_time_tokens)
-        self._mails = Attempts(MAILS_AN_HOUR, 3600)
+        self._limits = limits
 
     async def change(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """202: a link is on its way to the new address, a notice to the old one.
@@ -80,7 +78,7 @@ class ProfileEmail:
         if email == user.email:
             raise invalid({"email": "This is your address already."})
         await self._proofs.by_password(exchange, user, body.password)
-        self._count_mail(user.user_id)
+        await self._limits.begin_mail(user.user_id)
         if await self._changes.is_free(email):
             token = await self._changes.issue(user, email)
             await self._send(mailer, email, "Confirm your new e-mail address", self._link_text(token))
@@ -98,7 +96,7 @@ class ProfileEmail:
         user = await active_user(self._services, exchange)
         if user.email_verified_at is not None:
             raise Refused(409, "already_verified", "Your e-mail address is confirmed already.")
-        self._count_mail(user.user_id)
+        await self._limits.begin_mail(user.user_id)
         token = await self._changes.issue(user, user.email)
         await self._send(mailer, user.email, "Confirm your e-mail address", self._link_text(token))
         return accepted()
@@ -163,10 +161,6 @@ class ProfileEmail:
             )
             raise Refused(503, "mail_off", text)
         return self._services.mailer
-
-    def _count_mail(self, user_id: UUID) -> None:
-        if wait_s := self._mails.add(str(user_id)):
-            raise TooManyAttempts("mails", wait_s, "profile-mails", begins=False)
 
     def _link_text(self, token: str) -> str:
         link = f"{link_base(self._services.settings)}{CONFIRM}?{urlencode({'token': token})}"

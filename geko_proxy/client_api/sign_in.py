@@ -168,7 +168,7 @@ class SignIns:
             raise Refused(403, "other_workspace", "Nobody can register at the address of a workspace.")
         if not settings.registration:
             raise Refused(403, "registration_off", "Registration is not allowed.")
-        self.begin_registration(exchange)
+        await self.begin_registration(exchange)
         return await self._services.registration.register(
             email=email,
             password=password,
@@ -178,9 +178,9 @@ class SignIns:
             token_limit=settings.default_token_limit or None,
         )
 
-    def begin_registration(self, exchange: Exchange) -> None:
+    async def begin_registration(self, exchange: Exchange) -> None:
         """Count an attempt to make an account, by whatever way. Raises Refused 429."""
-        self._limits.begin_registration(exchange.request.client_ip)
+        await self._limits.begin_registration(exchange.request.client_ip)
 
     async def enter(self, exchange: Exchange, registered: Registered, how: str = "registration") -> SignedIn:
         """Sign in somebody who has just registered. how: for the audit log."""

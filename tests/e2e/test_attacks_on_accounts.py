@@ -149,3 +149,43 @@ async def test_every_sign_in_is_in_the_audit_log(victim: Person, e2e_dsn: str) -
 async def test_a_flood_of_parameters_is_no_error_of_the_server(victim: Person) -> None:
     answer = await call(victim.client, "GET", f"{EMAIL}/confirm?" + "a=1&" * 50)
     assert answer.status == 200
+
+
+async def test_somebody_new_signs_in_during_a_flood_of_guesses(
+    e2e_dsn: str, stand_in: Running, log_dir: Path
+) -> None:
+    """The queue is full of guesses from a few networks; who comes from elsewhere with an unknown browser gets in."""
+    settings = {"GEKO_AUTH_PASSWORD_QUEUE": "4", "GEKO_AUTH_PASSWORD_WORKERS": "1"}
+    settings |= {"GEKO_AUTH_PASSWORD_CPU_SHARE": "1", "GEKO_SERVER_TRUSTED_PROXIES": "127.0.0.0/8"}
+    environ = geko_environment(e2e_dsn, stand_in.url, **settings)
+    with running(["geko_proxy", "serve"], environ, log_dir / "log") as server:
+        async with aiohttp.ClientSession(server.url, cookie_jar=aiohttp.DummyCookieJar()) as client:
+            honest = await register(client, f"honest{os.getpid()}n{next(numbers)}@example.org", "Hope")
+            over = asyncio.Event()
+            statuses: list[int] = []
+
+            async def flood(network: int) -> None:
+                for number in itertools.count():
+                    if over.is_set():
+                        return
+                    guess = {"email": f"n{number}@example.org", "password": "Wrong-Horse-9"}
+                    address = f"203.0.113.{network}"
+                    answer = await post(client, "/v1/auth/login", guess, X_Forwarded_For=address)
+                    statuses.append(answer.status)
+                    await asyncio.sleep(0.02)
+
+            floods = [asyncio.create_task(flood(network)) for network in range(12)]
+            try:
+                async with asyncio.timeout(40):
+                    # the first guess of each network is not yet told from an honest one
+                    while statuses.count(503) < 20 or statuses.count(401) < 8:
+                        await asyncio.sleep(0.05)
+                    for number in range(3):
+                        body = {"email": honest.email, "password": PASSWORD}
+                        address = f"198.51.100.{number}"
+                        came = await post(client, "/v1/auth/login", body, X_Forwarded_For=address)
+                        assert came.status == 200, came
+            finally:
+                over.set()
+                await asyncio.gather(*floods)
+            assert set(statuses) <= {401, 429, 503}
