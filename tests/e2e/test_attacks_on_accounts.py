@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import asyncpg
 import pytest
+from multidict import CIMultiDict
 
 from tests.e2e.people import PASSWORD, Person, call, post, register
 from tests.e2e.processes import Running, geko_environment, running
@@ -46,16 +47,21 @@ async def victim(mailing: Running) -> AsyncIterator[Person]:
         yield await register(client, f"victim{os.getpid()}n{next(numbers)}@example.org", "Victoria")
 
 
-async def token_for(home: Path, address: str, link: str) -> str:
-    """The token of the link in a mail to somebody, once that is there."""
+async def found_in_mail(home: Path, address: str, pattern: str) -> str:
+    """What a pattern's group matches in a mail to somebody, once that is there."""
     async with asyncio.timeout(20):
         while True:
             for file in (home / "mail").glob("*.eml"):
                 mail: Any = message_from_bytes(file.read_bytes(), policy=policy.default)
-                found = re.search(rf"{link}\?token=([^\s&]+)", mail.get_content())
+                found = re.search(pattern, mail.get_content())
                 if mail["To"] == address and found:
                     return found[1]
             await asyncio.sleep(0.05)
+
+
+async def token_for(home: Path, address: str, link: str) -> str:
+    """The token of the link in a mail to somebody."""
+    return await found_in_mail(home, address, rf"{link}\?token=([^\s&]+)")
 
 
 async def reset(victim: Person, home: Path) -> None:
@@ -189,3 +195,22 @@ async def test_somebody_new_signs_in_during_a_flood_of_guesses(
                 over.set()
                 await asyncio.gather(*floods)
             assert set(statuses) <= {401, 429, 503}
+
+
+async def test_a_new_key_is_told_to_its_owner_by_mail(victim: Person, home: Path) -> None:
+    """It outlives the session that made it, which may have been stolen."""
+    body = {"name": "of {email}", "scopes": ["chat"], "expiresAt": "2099-05-06T00:00:00Z"}
+    made = await victim.call("POST", "/v1/api-keys", body)
+    text = await found_in_mail(home, victim.email, r"(?s)(an API key .*)")
+    assert '"of {email}"' in text
+    assert "until 2099-05-06" in text
+    assert made.json["key"] not in text
+
+
+async def test_two_credentials_are_none(victim: Person) -> None:
+    """A proxy before GEKO may have looked at the other one."""
+    bearer = f"Bearer {victim.token}"
+    both = CIMultiDict([("Authorization", bearer), ("Authorization", "Bearer other")])
+    for path in ("/v1/auth/me", "/api/user"):
+        async with victim.client.get(path, headers=both) as reply:
+            assert reply.status == 400
