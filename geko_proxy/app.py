@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from geko_proxy import admin_api, client_api
 from geko_proxy.accounts import passwords as password_hashes
+from geko_proxy.accounts.agent_keys import AgentKeys
 from geko_proxy.accounts.api_keys import ApiKeys
 from geko_proxy.accounts.hashing_pool import HashingPool
 from geko_proxy.accounts.joining import Joining
@@ -38,6 +39,13 @@ from geko_proxy.accounts.signing_key_store import SigningKeyStore
 from geko_proxy.accounts.tokens import AccessTokens
 from geko_proxy.accounts.users import UserStore
 from geko_proxy.admin_api.access import guarded
+from geko_proxy.alerts.deliveries import CLAIM_MARGIN_S, DeliveryStore, Schedule
+from geko_proxy.alerts.mails import AlertMails
+from geko_proxy.alerts.parts import AlertParts
+from geko_proxy.alerts.sender import WebhookSender
+from geko_proxy.alerts.targets import Targets
+from geko_proxy.alerts.webhooks import WebhookStore
+from geko_proxy.alerts.worker import AlertWorker
 from geko_proxy.answers import Answers
 from geko_proxy.background import Background
 from geko_proxy.client_api.openapi import with_document
@@ -48,12 +56,14 @@ from geko_proxy.exchange import Exchange
 from geko_proxy.filters.loader import load_chain
 from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
-from geko_proxy.mail import MailQueue, open_mailer
+from geko_proxy.mail import MailQueue, link_base, open_mailer
+from geko_proxy.metering.journal import Journal
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.limits import LimitStore
 from geko_proxy.metering.price_store import PriceStore
-from geko_proxy.metering.reports import Reports
 from geko_proxy.metering.tokens import TokenCounter
+from geko_proxy.metering.upkeep import LedgerUpkeep
+from geko_proxy.metering.usage_views import UsageViews
 from geko_proxy.oauth.http import ProviderHttp
 from geko_proxy.oauth.registry import Providers
 from geko_proxy.peers.finder import TurnFinder
@@ -61,6 +71,7 @@ from geko_proxy.peers.forwarding import Peers
 from geko_proxy.peers.hop import HopSigner
 from geko_proxy.peers.instances import Instances
 from geko_proxy.proxy import Proxy
+from geko_proxy.recovery import Recovery
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
 from geko_proxy.storage.invalidation import Invalidation
@@ -106,14 +117,20 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             upstream=upstream,
             client=services.client,
             shadows=services.shadows,
+            agent_keys=services.agent_keys,
             turns=services.turns,
             peers=peers,
             answers=Answers(services.turns, TurnFinder(services.database, peers.instances), peers),
             settings=settings.server,
+            on_drain=services.usage.live.end_all,
         )
         stack.push_async_callback(peers.stop)
         await chain.start()
         stack.push_async_callback(chain.stop)
+        if any(entry.filter.name == "quota" for entry in chain.entries):
+            recovery = Recovery(services, chain)
+            await recovery.start()
+            stack.push_async_callback(recovery.stop)
         yield proxy
 
 
@@ -146,15 +163,31 @@ async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Ser
     await _prepare_hashing(settings, stack)
     services = _services(settings, database, invalidation, redis, client, mailer, background)
     stack.push_async_callback(services.oauth_providers.close)
-    for part in (services.signing_keys, services.last_seen):
+    upkeep = LedgerUpkeep(database, settings.metering.retention_months)
+    for part in (services.signing_keys, services.last_seen, upkeep, services.usage.live):
         await part.start()
         stack.push_async_callback(part.stop)
+    alerts = _alert_worker(services)
+    await alerts.start(invalidation)
+    stack.push_async_callback(alerts.stop)
     return services, upstream, _peers(settings, database, invalidation, services)
 
 
 def _peers(settings: Settings, database: Database, invalidation: Invalidation, services: Services) -> Peers:
     instances = Instances(database, invalidation, services.leases.instance_id)
     return Peers(instances, HopSigner(settings.auth.encryption_secret), settings.librechat.read_timeout_ms)
+
+
+def _alert_parts(settings: Settings, database: Database, sealer: Sealer) -> AlertParts:
+    targets = Targets(settings.alerts.allowed_networks)
+    schedule = Schedule(claim_s=settings.alerts.webhook_timeout_ms / 1000 + CLAIM_MARGIN_S)
+    return AlertParts(WebhookStore(sealer), DeliveryStore(database, schedule), targets)
+
+
+def _alert_worker(services: Services) -> AlertWorker:
+    sender = WebhookSender(services.alerts.targets, services.settings.alerts.webhook_timeout_ms / 1000)
+    mails = AlertMails(services.database, services.mailer, link_base(services.settings))
+    return AlertWorker(services.database, services.alerts, sender, mails)
 
 
 async def _prepare_hashing(settings: Settings, stack: AsyncExitStack) -> None:
@@ -181,8 +214,10 @@ def _services(
     tokens = _tokens(settings)
     shadow_store = ShadowStore(database)
     passwords = ShadowPasswords(settings.librechat.shadow_secret, settings.librechat.shadow_email_domain)
+    shadows = ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords))
     members = MemberStore(database, invalidation)
     invitations, auto_joins = InvitationStore(database), AutoJoinStore(database)
+    limits = LimitStore(database, invalidation)
     return Services(
         settings=settings,
         database=database,
@@ -202,8 +237,9 @@ def _services(
         oauth_accounts=OAuthAccounts(database, sealer),
         oauth_providers=Providers(settings.oauth, ProviderHttp()),
         api_keys=ApiKeys(database, invalidation),
-        shadows=ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords)),
+        shadows=shadows,
         shadow_store=shadow_store,
+        agent_keys=AgentKeys(shadow_store, shadows, client, sealer, Audit()),
         tenants=TenantStore(database, invalidation),
         workspaces=WorkspaceStore(database),
         members=members,
@@ -217,9 +253,11 @@ def _services(
         shared_links=SharedLinkStore(database),
         audit=Audit(),
         leases=Leases(database),
-        limits=LimitStore(database, invalidation),
+        journal=Journal(settings.server.home.expanduser() / "journal"),
+        limits=limits,
+        alerts=_alert_parts(settings, database, sealer),
         prices=PriceStore(database, invalidation),
-        reports=Reports(database),
+        usage=UsageViews.build(database, limits),
         counter=TokenCounter(),
         turns=Turns(),
     )

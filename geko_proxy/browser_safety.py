@@ -41,7 +41,9 @@ HEADERS |= {Route.ASSET: (*ALWAYS, *PAGE), Route.MEDIA: (*ALWAYS, *MEDIA)}
 
 HSTS = "max-age=31536000"  # a year, of this host alone
 
-EXPOSED = "RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+EXPOSED = (
+    "RateLimit, RateLimit-Policy, Retry-After, X-GEKO-Quota-Reset, X-GEKO-Quota-Used-Percent, X-Request-Id"
+)
 REQUEST_HEADERS = "Accept, Authorization, Content-Type, Last-Event-ID"
 PREFLIGHT_TTL_S = 600
 

@@ -17,7 +17,7 @@ from geko_proxy.addresses import network_of
 from geko_proxy.answers import Answers
 from geko_proxy.config import ServerSettings
 from geko_proxy.door import Door
-from geko_proxy.errors import Refused, UpstreamLimited
+from geko_proxy.errors import Refused, UpstreamError, UpstreamLimited
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.failures import failure_reply
 from geko_proxy.filters.chain import Chain
@@ -31,6 +31,7 @@ from geko_proxy.turns import Turns
 from geko_proxy.upstream import Upstream
 
 if TYPE_CHECKING:
+    from geko_proxy.accounts.agent_keys import AgentKeys
     from geko_proxy.accounts.shadow import ShadowAccounts
     from geko_proxy.librechat_client import LibreChatClient
 
@@ -40,6 +41,10 @@ access = logging.getLogger("geko.access")
 Endpoint = Callable[[Exchange, web.BaseRequest], Awaitable[Reply | web.StreamResponse]]
 
 ABORT_WAIT_S = 3.0
+
+
+def nothing() -> None:
+    """The default of what is done when GEKO stops."""
 
 
 class Proxy:
@@ -54,19 +59,23 @@ class Proxy:
         upstream: Upstream,
         client: LibreChatClient,
         shadows: ShadowAccounts,
+        agent_keys: AgentKeys,
         turns: Turns,
         peers: Peers,
         answers: Answers,
         settings: ServerSettings,
+        on_drain: Callable[[], None] = nothing,
     ) -> None:
         self._max_in_flight = settings.max_requests_per_address
         self._max_turns = settings.max_answers_per_user
         self.chain = chain
+        self._on_drain = on_drain
         self._door = door
         self._endpoints = endpoints
         self._upstream = upstream
         self._client = client
         self._shadows = shadows
+        self._agent_keys = agent_keys
         self._turns = turns
         self.peers = peers
         self._answers = answers
@@ -111,7 +120,8 @@ class Proxy:
                 self._log(exchange, status)
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait for running answers to end."""
+        """Let go who only watches; wait for running answers to end."""
+        self._on_drain()
         await self._turns.drain(timeout_s)
 
     async def _plain(self, exchange: Exchange, request: web.BaseRequest) -> web.StreamResponse:
@@ -131,6 +141,8 @@ class Proxy:
                 return await self._answers.listen(exchange, request)
             if exchange.operation == "chat.abort":
                 reply = await self._stop(exchange, request)
+            elif exchange.route is Route.AGENTS_API:
+                reply = await self._ask_agents_api(exchange, request)
             else:
                 reply = await self._forward(exchange, request)
             reply = await self.chain.reply(exchange, reply)
@@ -231,6 +243,23 @@ class Proxy:
         ):
             raise Refused(404, "conversation_not_found", "There is no such conversation.")
 
+    async def _ask_agents_api(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
+        """Send with the shadow account's key; once more with a new one if LibreChat does not know it any more."""
+        identity, asked = exchange.signed_in(), exchange.request
+        key = await self._agent_keys.get(identity)
+        asked.set_header("authorization", f"Bearer {key}")
+        reply = await self._forward(exchange, request)
+        if reply.status != 401:
+            return reply
+        reply.close()
+        another = await self._agent_keys.get(identity, refused=key)
+        asked.set_header("authorization", f"Bearer {another}")
+        reply = await self._forward(exchange, request)
+        if reply.status == 401:  # not the caller's doing, who is signed in
+            reply.close()
+            raise UpstreamError("LibreChat takes no keys: is endpoints.agents.remoteApi.auth.apiKey off?")
+        return reply
+
     async def _forward(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """Send the exchange to LibreChat as the caller's shadow account; give back head and unread body."""
         asked = exchange.request
@@ -268,7 +297,7 @@ class Proxy:
             shadow = await self._shadows.get(identity.tenant_id, identity.workspace_id, identity.user_id)
             if exchange.route is Route.MEDIA:
                 extra["refreshToken"] = await self._shadows.credentials.refresh_cookie(shadow)
-            else:
+            elif exchange.route is not Route.AGENTS_API:
                 bearer = await self._shadows.bearer(shadow)
                 exchange.request.overrides["authorization"] = "Bearer " + bearer
         cookies = exchange.request.cookies

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from geko_proxy.accounts.agent_keys import AgentKeys
     from geko_proxy.accounts.api_keys import ApiKeys
     from geko_proxy.accounts.joining import Joining
     from geko_proxy.accounts.last_seen import LastSeen
@@ -22,15 +23,17 @@ if TYPE_CHECKING:
     from geko_proxy.accounts.signing_key_rotation import SigningKeyRotation
     from geko_proxy.accounts.tokens import AccessTokens
     from geko_proxy.accounts.users import UserStore
+    from geko_proxy.alerts.parts import AlertParts
     from geko_proxy.background import Background
     from geko_proxy.config import Settings
     from geko_proxy.librechat_client import LibreChatClient
     from geko_proxy.mail import Mailer
+    from geko_proxy.metering.journal import Journal
     from geko_proxy.metering.leases import Leases
     from geko_proxy.metering.limits import LimitStore
     from geko_proxy.metering.price_store import PriceStore
-    from geko_proxy.metering.reports import Reports
     from geko_proxy.metering.tokens import TokenCounter
+    from geko_proxy.metering.usage_views import UsageViews
     from geko_proxy.oauth.registry import Providers
     from geko_proxy.storage.database import Database
     from geko_proxy.turns import Turns
@@ -69,6 +72,7 @@ class Services:
     api_keys: ApiKeys
     shadows: ShadowAccounts
     shadow_store: ShadowStore
+    agent_keys: AgentKeys
     tenants: TenantStore
     workspaces: WorkspaceStore
     members: MemberStore
@@ -80,8 +84,10 @@ class Services:
     shared_links: SharedLinkStore
     audit: Audit
     leases: Leases
+    journal: Journal
     limits: LimitStore
     prices: PriceStore
-    reports: Reports
+    alerts: AlertParts
+    usage: UsageViews
     counter: TokenCounter
     turns: Turns

@@ -54,6 +54,8 @@ class Turn:
         client: LibreChatClient,
         bearer: Bearer,
         hooks: EventHooks | None,
+        *,
+        taken_over: bool = False,
     ) -> None:
         identity = exchange.signed_in()
         self.exchange = exchange
@@ -71,6 +73,8 @@ class Turn:
         self._client = client
         self._bearer = bearer
         self._hooks = hooks
+        self._taken_over = taken_over  # from an instance that has vanished: its stream begins in the middle
+        self._before: dict[str, str] = {}  # text that was made before a stream that begins in the middle
         self._parser = SseParser()
         self._begun: _Begun | None = None
         self._passed: list[bytes] = []
@@ -111,8 +115,10 @@ class Turn:
         """For a browser that comes back: a `sync` event, and the number of the event to go on with.
 
         The sync is empty and every event but `created` follows: LibreChat's client rebuilds the answer from them, and
-        sees exactly what the filters let through.
+        sees exactly what the filters let through. The log of an answer that was taken over begins with LibreChat's own.
         """
+        if self._taken_over:
+            return b"", 0
         question = (self.created or {}).get("message") or {}
         state: dict[str, Any] = {
             "runSteps": [],
@@ -129,7 +135,7 @@ class Turn:
         for attempt in range(RECONNECTS + 1):
             try:
                 reply = await self._client.open_stream(
-                    await self._bearer(), self.stream_id, resume=attempt > 0
+                    await self._bearer(), self.stream_id, resume=attempt > 0 or self._taken_over
                 )
                 if reply.status == 200:
                     await self._read(reply)
@@ -238,10 +244,23 @@ class Turn:
             return "final"
         if data.get("created"):
             self.created = data
+        elif data.get("sync") and self._taken_over and self.created is None:
+            self._note_state(data.get("resumeState"))
         elif self.run_id is None and isinstance(data.get("data"), dict):
             run_id = data["data"].get("runId")
             self.run_id = run_id if isinstance(run_id, str) else None
         return "event"
+
+    def _note_state(self, state: Any) -> None:
+        """Remember what an answer that was taken over has been so far."""
+        if not isinstance(state, dict):
+            return
+        run_id = state.get("responseMessageId")
+        self.run_id = run_id if isinstance(run_id, str) else None
+        self.created = {"created": True, "message": state.get("userMessage"), "streamId": self.stream_id}
+        for kind in ("text", "think"):
+            parts = [part for part in state.get("aggregatedContent") or () if isinstance(part, dict)]
+            self._before[kind] = "".join([str(part.get(kind) or "") for part in parts])
 
     async def _cut(self, reply: UpstreamReply, parser: SseParser, left: list[SseEvent]) -> None:
         """End a running answer the one way that LibreChat's client shows and keeps (contract §4.8)."""
@@ -339,7 +358,7 @@ class Turn:
 
     def _deltas(self, mark: bytes) -> str:
         """The answer's text (or what it thought aloud) as it was passed on."""
-        parts = []
+        parts = [self._before.get("think" if mark is _THINK else "text", "")]
         for raw in self.log.events:
             if mark not in raw[:48]:
                 continue

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import uvloop
 
 from bench.cores import machine
-from bench.processes import BenchError
+from bench.processes import ROOT, BenchError
 from prove import cost, kills, limits, listeners, periods, races
-from prove.report import Row, summary, table
+from prove.report import Row, details, put_between, summary, table
 from prove.stage import Stage, open_stage
 
 Scenario = Callable[[Stage], Awaitable[Row]]
@@ -42,11 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, missing = uvloop.run(_play(arguments))
     for name in missing:
         rows.append(Row(f"with {name}", 0, failures=[f"{name} is not installed: all ran without it"]))
-    print(f"\n{table(rows)}\n")
+    print(f"\n{table(rows)}\n\n{details(rows)}\n")
     about = {"machine": machine(), "seed": arguments.seed, "turns": arguments.turns, "missing": missing}
     found = summary(rows, **about, seconds=round(time.monotonic() - begun))
+    if arguments.write:
+        _write(rows, arguments.seed)
     print(json.dumps(found, separators=(",", ":")))
     return 0 if found["met"] else 1
+
+
+def _write(rows: Sequence[Row], seed: int) -> None:
+    found = machine()
+    about = (
+        f"{found['cpu']}, {found['cores']} cores, Python {found['python']}, seed {seed}. Amounts are tokens."
+    )
+    put_between(ROOT / "README.md", f"{table(rows)}\n\n{about}")
+    put_between(ROOT / "docs" / "quota-proof.md", f"{table(rows)}\n\n{about}\n\n```\n{details(rows)}\n```")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -55,6 +66,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of everything that is left to chance")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), metavar="SCENARIO")
     parser.add_argument("--keep-logs", action="store_true", help="print the servers' logs at the end")
+    parser.add_argument("--write", action="store_true", help="put the table into README.md and the docs")
     return parser.parse_args(argv)
 
 

@@ -29,10 +29,14 @@ from limit_windows where limit_id = $1"""
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """What the provider made in one conversation. reported: it told LibreChat so; else it was cut off before."""
+    """What the provider made in one conversation. reported: it told LibreChat so; else it was cut off before.
+
+    ended_at: when its last answer ended there, Unix seconds.
+    """
 
     tokens: int
     reported: bool
+    ended_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,9 @@ class Books:
             if conversation in conversations and entry["usage"] is not None:
                 before = found.get(conversation, Produced(0, reported=True))
                 found[conversation] = Produced(
-                    before.tokens + entry["usage"]["total_tokens"], before.reported and entry["usage_sent"]
+                    before.tokens + entry["usage"]["total_tokens"],
+                    before.reported and entry["usage_sent"],
+                    max(before.ended_at, entry["ended_at"] or 0.0),
                 )
         return found
 

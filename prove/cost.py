@@ -50,7 +50,9 @@ class NoDatabase:
     async def top_up(self, lease: Lease, need: Amount, step: Amount, consumed: Amount) -> Granted:
         return Granted(need.tokens + step.tokens)
 
-    async def settle(self, lease: Lease, state: Any, charges: Sequence[Any]) -> None:
+    async def settle(
+        self, lease: Lease, state: Any, charges: Sequence[Any], *, recovering: bool = False
+    ) -> None:
         pass
 
 
@@ -96,7 +98,12 @@ async def _apart() -> tuple[float, float]:
 async def _measure() -> tuple[float, float]:
     nothing = NoLimits()
     services = SimpleNamespace(
-        leases=NoDatabase(), counter=TokenCounter(), limits=nothing, prices=nothing, tenants=nothing
+        leases=NoDatabase(),
+        journal=None,
+        counter=TokenCounter(),
+        limits=nothing,
+        prices=nothing,
+        tenants=nothing,
     )
     quota = QuotaFilter(QuotaOptions(), cast(Services, services))
     tune_collector()

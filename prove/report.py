@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+BEGIN, END = "<!-- prove:begin -->", "<!-- prove:end -->"
 HEAD = (
     "scenario", "turns", "limit", "provider", "charged", "difference", "overshoot", "false refusals", "lost", "time",
     "result",
@@ -45,14 +47,29 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The Markdown table, and below it what failed and what was seen."""
+    """The Markdown table."""
     lines = ["| " + " | ".join(HEAD) + " |", "|---|" + "---:|" * (len(HEAD) - 2) + "---|"]
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in rows)])
+
+
+def details(rows: Sequence[Row]) -> str:
+    """What failed and what was seen, for below the table."""
+    lines: list[str] = []
     for row in rows:
         lines += [f"\n{row.scenario}:"] if row.failures or row.notes else []
         lines += [f"- NOT MET: {failure}" for failure in row.failures]
         lines += [f"- {note}" for note in row.notes]
-    return "\n".join(lines)
+    return "\n".join(lines).strip()
+
+
+def put_between(path: Path, text: str) -> None:
+    """Replace what stands between the marks of a page. Raises ValueError when they are not there."""
+    page = path.read_text("utf-8")
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{path}: no {BEGIN} or no {END}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
 
 
 def _cells(row: Row) -> list[str]:

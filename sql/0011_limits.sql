@@ -156,11 +156,12 @@ declare
     next_month constant timestamptz := (date_trunc('month', any_day::timestamp) + interval '1 month') at time zone 'UTC';
     name constant text := 'usage_events_' || to_char(any_day, 'YYYYMM');
 begin
-    if to_regclass('public.' || name) is not null then
+    -- by a query: to_regclass() remembers that there was none, also after the lock
+    if exists (select from pg_class c where c.relnamespace = 'public'::regnamespace and c.relname = name) then
         return null;
     end if;
     perform pg_advisory_xact_lock(7164775011);
-    if to_regclass('public.' || name) is not null then
+    if exists (select from pg_class c where c.relnamespace = 'public'::regnamespace and c.relname = name) then
         return null;
     end if;
     execute format('create table %I (like usage_events including defaults including generated including constraints)', name);

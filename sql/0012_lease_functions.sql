@@ -211,7 +211,8 @@ begin
             and amount_now(l, true) - w.used - w.leased <= 0
         order by w.limit_id <> held.workspace_id, w.ends_at desc, w.limit_id
         limit 1;
-        if found then
+        -- not when only the step was cut short: what others lease may come back, and nobody was refused
+        if found and (more < $3 or more_cost < $5) then
             perform alert_windows($1, array[tight.limit_id], array[tight.subject], array[tight.starts_at], true);
         end if;
         return query select more, more_cost, tight.limit_id, room.tokens - more;

@@ -19,6 +19,7 @@ from geko_proxy.config import Settings
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import Answer, LibreChatClient
+from geko_proxy.metering.limits import Limit
 from geko_proxy.services import Services
 from geko_proxy.workspaces.config import WorkspaceConfig
 from geko_proxy.workspaces.hosts import WorkspaceHosts
@@ -82,6 +83,7 @@ class World:
     links: dict[tuple[UUID, str], SharedLink] = field(default_factory=dict)
     accounts: list[ShadowAccount] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
+    limits: tuple[Limit, ...] = ()
     reads: list[str] = field(default_factory=list)
 
     def services(self) -> Services:
@@ -95,6 +97,7 @@ class World:
                 workspaces=SimpleNamespace(get=self._returns("workspace")),
                 members=SimpleNamespace(generation=None, role=self._returns("role")),
                 configs=SimpleNamespace(generation=None, get=self._returns("config")),
+                limits=SimpleNamespace(list=self._returns("limits")),
                 users=SimpleNamespace(get=self._returns("user")),
                 shadows=SimpleNamespace(get=self._shadow, bearer=self._bearer),
                 shadow_store=SimpleNamespace(find_owner=self._find_owner),

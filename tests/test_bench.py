@@ -11,6 +11,8 @@ from bench.logins import Phase
 from bench.measure import figures
 from bench.report import summary, table
 from bench.streams import SENT
+from bench.tokenising import SIZES, by_meter, deltas, eager, is_slow, once
+from geko_proxy.metering.tokens import TokenCounter
 
 MACHINE: dict[str, object] = {"cpu": "CPU", "cores": 4, "python": "3.11", "system": "Linux"}
 
@@ -51,3 +53,14 @@ def test_report_takes_the_best_round_and_lives_without_nginx() -> None:
     rows = table(found["results"], MACHINE, []).splitlines()
     assert len({len(re.findall(r"\|", row)) for row in rows[:5]}) == 1
     assert "not installed" in rows[2]
+
+
+def test_the_tokenising_bench_counts_what_it_should() -> None:
+    counter = TokenCounter()
+    for size in SIZES:
+        pieces = deltas(size, 500)
+        assert {len(piece) for piece in pieces} == {size}
+        assert by_meter(counter, pieces) == eager(counter, pieces) == once(counter, pieces)
+    assert is_slow({"by_meter": 3.1, "once": 0.2})
+    assert is_slow({"by_meter": 5.9, "once": 2.8})
+    assert not is_slow({"by_meter": 5.2, "once": 2.8})

@@ -93,6 +93,7 @@ def test_every_setting_can_be_set_by_each_of_its_variables(item: SettingDescript
     samples = {
         "true or false": "false" if item.default == "true" else "true",
         'true, false or "auto"': "true",
+        "a currency": "EUR",
         "a list of origins": "https://one.example, http://localhost:5173",
         "a number": "0.5",
         "a list": "10.0.0.0/8, 192.0.2.1",

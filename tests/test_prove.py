@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
+import pytest
+
+from bench.processes import ROOT
 from geko_proxy.filters import quota
 from prove.books import Charged, Produced, Window
 from prove.clock import ahead
 from prove.load import Attempt, Heard, compare, count
 from prove.races import Samples, _refusals
-from prove.report import Row, summary, table
+from prove.report import BEGIN, END, Row, details, put_between, summary, table
 
 
 def compared(made: Produced, paid: Charged) -> Row:
@@ -77,9 +81,20 @@ def test_a_failure_is_shown_in_the_table_and_makes_the_summary_unmet() -> None:
     good, bad = Row("good", 1), Row("bad", 1, failures=["it leaks"])
     assert summary([good])["met"] is True
     assert summary([good, bad])["met"] is False
-    text = table([good, bad])
-    assert text.count("NOT MET") == 2
-    assert "it leaks" in text
+    assert table([good, bad]).count("NOT MET") == 1
+    assert details([good, bad]) == "bad:\n- NOT MET: it leaks"
+
+
+def test_results_are_put_between_the_marks_of_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", "utf-8")
+    put_between(page, "new")
+    assert page.read_text("utf-8") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    page.write_text("nothing", "utf-8")
+    with pytest.raises(ValueError, match="page"):
+        put_between(page, "new")
+    for real in ("README.md", "docs/quota-proof.md"):
+        assert Path(ROOT / real).read_text("utf-8").index(BEGIN) > 0
 
 
 def test_what_a_listener_got_has_a_name() -> None:

@@ -10,7 +10,19 @@ from geko_proxy.admin_api.auto_join import AutoJoinBody, AutoJoinReply, AutoJoin
 from geko_proxy.admin_api.invitations import InvitationReply, Invitations, InvitationsReply, InviteBody
 from geko_proxy.admin_api.members import MemberReply, Members, MembersReply, RoleBody
 from geko_proxy.admin_api.sessions import MemberSessions
-from geko_proxy.admin_api.usage import Usage, UsageReply
+from geko_proxy.admin_api.usage import TenantUsageReply, Usage, UsageReply
+from geko_proxy.admin_api.usage_events import UsageEvents, UsageEventsReply
+from geko_proxy.admin_api.usage_stream import UsageStream
+from geko_proxy.admin_api.webhooks import (
+    DeliveriesReply,
+    NewWebhookBody,
+    NoBody,
+    WebhookChangeBody,
+    WebhookReply,
+    Webhooks,
+    WebhooksReply,
+    WebhookTestReply,
+)
 from geko_proxy.admin_api.workspaces import (
     ConfigBody,
     ConfigReply,
@@ -24,7 +36,7 @@ from geko_proxy.admin_api.workspaces import (
 from geko_proxy.client_api.rules import own
 from geko_proxy.librechat import Rule
 from geko_proxy.proxy import Endpoint
-from geko_proxy.workspaces.access import SIGNED_IN, in_tenant, in_workspace
+from geko_proxy.workspaces.access import SIGNED_IN, in_own_workspace, in_tenant, in_workspace
 from geko_proxy.workspaces.roles import Permission
 
 if TYPE_CHECKING:
@@ -34,6 +46,7 @@ READ = in_workspace(Permission.READ_SETTINGS)
 WRITE = in_workspace(Permission.WRITE_SETTINGS)
 READ_USAGE = in_workspace(Permission.READ_USAGE)
 OWNERS = in_tenant(Permission.WRITE_TENANT)
+TABLE = ("application/json", "text/csv")
 ALL, ONE = "/v1/workspaces", "/v1/workspaces/{workspaceId}"
 Row = tuple[str, str, Rule, Endpoint]
 
@@ -42,16 +55,18 @@ def routes(services: Services) -> list[Row]:
     """The table of this folder: methods, path, rule with who may call it, endpoint."""
     return [
         *workspace_routes(services),
+        *usage_routes(services),
         *member_routes(services),
         *joining_routes(services),
         *address_routes(services),
         *key_routes(services),
+        *webhook_routes(services),
     ]
 
 
 def workspace_routes(services: Services) -> list[Row]:
     """Workspaces, and what each may use and has used."""
-    usage, workspaces = Usage(services), Workspaces(services)
+    workspaces = Workspaces(services)
     create = own("workspaces.create", OWNERS, NewWorkspaceBody, WorkspaceReply, 201)
     put_config = own("workspaces.config.put", WRITE, ConfigBody, ConfigReply)
     put_quota = own("workspaces.quota.put", WRITE, QuotaBody, QuotaReply)
@@ -68,7 +83,21 @@ def workspace_routes(services: Services) -> list[Row]:
         ("PUT", f"{ONE}/config", put_config, workspaces.put_config),
         ("GET", f"{ONE}/quota", own("workspaces.quota.get", READ, None, QuotaReply), workspaces.get_quota),
         ("PUT", f"{ONE}/quota", put_quota, workspaces.put_quota),
-        ("GET", f"{ONE}/usage", own("workspaces.usage", READ_USAGE, None, UsageReply), usage.get),
+    ]
+
+
+def usage_routes(services: Services) -> list[Row]:
+    """What was used, and what is being used now."""
+    usage, events, live = Usage(services), UsageEvents(services), UsageStream(services)
+    of_workspace = own("workspaces.usage", READ_USAGE, None, UsageReply, media=TABLE)
+    of_tenant = own("usage.tenant", OWNERS, None, TenantUsageReply, media=TABLE)
+    ledger = own("workspaces.usage.events", READ_USAGE, None, UsageEventsReply, media=TABLE)
+    stream = own("usage.stream", in_own_workspace(Permission.READ_USAGE), media=("text/event-stream",))
+    return [
+        ("GET", f"{ONE}/usage", of_workspace, usage.get),
+        ("GET", f"{ONE}/usage/events", ledger, events.list_page),
+        ("GET", "/v1/usage", of_tenant, usage.get_tenant),
+        ("GET", "/v1/usage/stream", stream, live.listen),
     ]
 
 
@@ -130,3 +159,23 @@ def key_routes(services: Services) -> list[Row]:
         ("GET", of_workspace, own("workspaces.api_keys", WRITE), keys.list_of_workspace),
         ("DELETE", f"{of_workspace}/{{keyId}}", delete_one, keys.delete_of_workspace),
     ]
+
+
+def webhook_routes(services: Services) -> list[Row]:
+    """Who is told of quotas: for one workspace, and for all of the tenant."""
+    found: list[Row] = []
+    for base, name, rule in ((ONE, "workspaces.webhooks", WRITE), ("/v1/tenant", "tenant.webhooks", OWNERS)):
+        webhooks = Webhooks(services, of_tenant=rule is OWNERS)
+        every, one = f"{base}/webhooks", f"{base}/webhooks/{{webhookId}}"
+        create = own(f"{name}.create", rule, NewWebhookBody, WebhookReply, 201)
+        change = own(f"{name}.change", rule, WebhookChangeBody, WebhookReply)
+        deliveries = own(f"{name}.deliveries", rule, None, DeliveriesReply)
+        found += [
+            ("GET", every, own(f"{name}.list", rule, None, WebhooksReply), webhooks.list_all),
+            ("POST", every, create, webhooks.create),
+            ("PATCH", one, change, webhooks.change),
+            ("DELETE", one, own(f"{name}.delete", rule, None, None, 204), webhooks.delete),
+            ("POST", f"{one}/test", own(f"{name}.test", rule, NoBody, WebhookTestReply, 202), webhooks.test),
+            ("GET", f"{one}/deliveries", deliveries, webhooks.deliveries),
+        ]
+    return found

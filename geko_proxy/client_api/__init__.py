@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from geko_proxy.client_api.auth import Auth, CodeBody, LoginBody, RefreshBody, RegisterBody, SwitchBody
+from geko_proxy.client_api.balance import Balance
 from geko_proxy.client_api.chat import Chat, StartChat
 from geko_proxy.client_api.chat_message import SendBody
 from geko_proxy.client_api.health import Health
@@ -101,7 +102,7 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
         ("GET", "/oauth/google", Rule(public, "librechat.oauth"), oauth.start_from_librechat),
         ("GET", "/oauth/github", Rule(public, "librechat.oauth"), oauth.start_from_librechat),
         ("GET", "/oauth/openid", Rule(public, "librechat.oauth"), oauth.start_from_librechat),
-        ("GET", "/api/balance", Rule(mine, "librechat.balance"), page.balance),
+        ("GET", "/api/balance", Rule(mine, "librechat.balance"), Balance(services).get),
         ("GET", "/api/keys", Rule(mine, "librechat.keys"), page.keys),
         ("GET", "/health", Rule(public, "health"), health.health),
         ("GET", "/healthz", Rule(public, "healthz"), health.alive),

@@ -12,6 +12,7 @@ from aiohttp_sse import EventSourceResponse
 from geko_proxy.browser_safety import secure
 from geko_proxy.client_api.chat_events import Answer, ClientEvent
 from geko_proxy.client_api.chat_message import ROOT, SendBody, check, chosen_model, librechat_message
+from geko_proxy.client_api.quota_warning import QuotaWarning, headers_of
 from geko_proxy.client_api.validation import parse
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
@@ -46,9 +47,11 @@ class Chat:
         model = turn.exchange.model or ""
         meter = TurnMeter(self._services.counter, model.partition("/")[2])
         answer = Answer(turn.stream_id, model, exchange.id, meter)
+        tenant_id, turn_id = exchange.signed_in().tenant_id, turn.exchange.turn_id
+        warning = QuotaWarning(self._services.usage.standings, tenant_id, turn_id)
         if body.stream:
-            return await stream(exchange, request, turn, answer)
-        return await collect(turn, answer)
+            return await stream(exchange, request, turn, answer, warning)
+        return await collect(turn, answer, warning)
 
     async def _message(self, exchange: Exchange, body: SendBody) -> dict[str, Any]:
         """The message for LibreChat; in a conversation that goes on, after its last message and with its model."""
@@ -67,31 +70,37 @@ class Chat:
 
 
 async def stream(
-    exchange: Exchange, request: web.BaseRequest, turn: Turn, answer: Answer
+    exchange: Exchange, request: web.BaseRequest, turn: Turn, answer: Answer, warning: QuotaWarning
 ) -> web.StreamResponse:
     """Send the answer's events as they come; those that come together are written together."""
+    standing = await warning.look()
     response = EventSourceResponse(sep="\n", allow_all_methods=True, send_timeout=None)
     secure(response.headers, exchange)
     response.headers["X-Conversation-Id"] = turn.stream_id
+    response.headers.update(headers_of(standing))
     try:
         await response.prepare(request)
         async with response:  # it pings a client that waits for a slow model
+            if told := warning.event(standing):
+                await response.write(told[0].raw)
             async for events in client_events(turn, answer):
-                await response.write(b"".join([event.raw for event in events]))
+                portion = await warning.before_end(events)
+                await response.write(b"".join([event.raw for event in portion]))
         await response.write_eof()
     except ConnectionError as error:
         raise ClientLeft from error
     return response
 
 
-async def collect(turn: Turn, answer: Answer) -> Reply:
+async def collect(turn: Turn, answer: Answer, warning: QuotaWarning) -> Reply:
     """Wait for the end. Raises Refused when there is no answer."""
     events = [event async for portion in client_events(turn, answer) for event in portion]
     last = events[-1]
     if last.name == "error":
         status = 403 if last.data["code"] == "model_not_available" else 502
         raise Refused(status, last.data["code"], last.data["message"])
-    return Reply.of_json(200, last.data, {"Cache-Control": "no-store", "X-Conversation-Id": turn.stream_id})
+    headers = {"Cache-Control": "no-store", "X-Conversation-Id": turn.stream_id}
+    return Reply.of_json(200, last.data, {**headers, **headers_of(await warning.look())})
 
 
 async def client_events(turn: Turn, answer: Answer) -> AsyncIterator[list[ClientEvent]]:

@@ -7,6 +7,8 @@ What clients get, each as one SSE event with one line of JSON:
     usage      {"promptTokens", "completionTokens", "totalTokens", "estimated"}
                                              the answer's total so far: at each report of the provider, or once at the
                                              end, estimated, where it reports nothing
+    quota      {"threshold", "usedPercent", …}  a threshold of a limit is passed (`quota_warning`): at the start, before
+                                             the end
     final      {"conversationId", "messageId", "model", "text", "finishReason", "usage", "error"?}
                                              finishReason: stop | aborted | error | what cut it (quota_exceeded);
                                              with the last two, error is {"code", "message", "requestId"}

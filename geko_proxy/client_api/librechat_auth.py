@@ -125,10 +125,6 @@ class LibreChatAuth:
         self._cookies.clear(exchange, reply)
         return reply
 
-    async def balance(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
-        """204, as LibreChat answers without its own balances: GEKO's quota is not LibreChat's money (recording 12)."""
-        return Reply(204)
-
     async def keys(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: nobody has provider keys of his own here."""
         return Reply.of_json(200, {"expiresAt": None})

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
+_CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 _DOMAIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*\.)+[A-Za-z]{2,}")
 _WORKSPACE_HOSTS = re.compile(r"\{workspace\}\.\{tenant\}(\.[a-z0-9][a-z0-9-]*)+")
 _TRUE = frozenset({"true", "yes", "on", "1"})
@@ -104,6 +105,17 @@ def word(*allowed: str) -> Kind[str]:
 def text(expected: str = "text") -> Kind[str]:
     """Make a kind for any text without control characters; empty is allowed."""
     return Kind(expected, _string)
+
+
+def currency() -> Kind[str]:
+    """Make a kind for the code of a currency (ISO 4217)."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not _CURRENCY.fullmatch(value):
+            raise ValueError
+        return value
+
+    return Kind("a currency's three capital letters, such as USD", check)
 
 
 def domain() -> Kind[str]:

@@ -1,4 +1,4 @@
-"""The settings for people: accounts, tokens, passwords, and the mail that goes to them."""
+"""The settings for people: accounts, tokens, passwords, and the mail and alerts that go to them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from geko_proxy.config.declare import setting
 from geko_proxy.config.kinds import (
+    Network,
     choice,
     flag,
     integer,
+    networks,
     number,
     text,
     word,
@@ -100,4 +102,18 @@ class MailSettings:
     smtp_password: str = setting("", text(), "Its password.", secret=True)
     smtp_ca_file: str = setting(
         "", text("the path of a PEM file"), "Certificate authority of the mail server; empty: the system's."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertSettings:
+    """How alerts are delivered to the webhooks that admins set up (docs/alerts.md)."""
+
+    allowed_networks: tuple[Network, ...] = setting(
+        (),
+        networks(),
+        "Networks of one's own that webhooks may reach; all that isn't public is refused otherwise.",
+    )
+    webhook_timeout_ms: int = setting(
+        10_000, integer(100, 60_000), "Time for one attempt, from the connection to the end of the reply."
     )

@@ -25,8 +25,9 @@ from geko_proxy.config.kinds import (
     text,
     workspace_hosts,
 )
+from geko_proxy.config.metering_settings import MeteringSettings
 from geko_proxy.config.oauth_settings import OAuthProviderSettings
-from geko_proxy.config.people_settings import AuthSettings, MailSettings
+from geko_proxy.config.people_settings import AlertSettings, AuthSettings, MailSettings
 from geko_proxy.config.secrets import weakness
 from geko_proxy.errors import ConfigError
 
@@ -87,7 +88,7 @@ class ServerSettings:
     home: Path = setting(
         Path(".geko"),
         folder(),
-        "Folder for the embedded database and the demo's data.",
+        "Folder for what must outlive GEKO's process: charges that wait for the database, and the demo's data.",
         aliases=("GEKO_HOME",),
     )
     cookie_secure: bool | Literal["auto"] = setting(
@@ -229,7 +230,9 @@ class Settings:
     redis: RedisSettings = field(default_factory=RedisSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     mail: MailSettings = field(default_factory=MailSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    metering: MeteringSettings = field(default_factory=MeteringSettings)
     oauth: tuple[OAuthProviderSettings, ...] = ()
     filters: tuple[FilterSettings, ...] = DEFAULT_FILTERS
 
@@ -291,7 +294,9 @@ SECTIONS: dict[str, type[Any]] = {
     "redis": RedisSettings,
     "auth": AuthSettings,
     "mail": MailSettings,
+    "alerts": AlertSettings,
     "logging": LoggingSettings,
+    "metering": MeteringSettings,
 }
 
 

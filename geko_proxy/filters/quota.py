@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from geko_proxy.errors import StoreError
+from geko_proxy.filters import agents_quota
+from geko_proxy.filters.agents_quota import AgentsAnswer, answer_of, is_answer
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.filters.quota_texts import (
     described,
@@ -31,6 +33,8 @@ from geko_proxy.metering.ledger import Charge, Source
 from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.limits import Hold, HoldCache, Limit
 from geko_proxy.metering.meter import TurnMeter
+from geko_proxy.metering.prompt_estimate import attached_image_tokens, long_texts
+from geko_proxy.metering.stored_answers import as_recovered, find_answer, last_heartbeat, rollup_charge
 from geko_proxy.metering.usage_events import step_and_text
 
 if TYPE_CHECKING:
@@ -40,7 +44,6 @@ log = logging.getLogger("geko.filters.quota")
 
 TRIES, PAUSE_S = 20, 0.5  # of a top-up while the database is away: the answer waits, and is not cut for that
 MAX_INLINE = 50_000  # characters; more are counted in a thread
-MAX_ID_CHARS = 40
 NOTHING = Amount(0)
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 AWAY_TEXT = "The answer was ended because the quota can't be checked at the moment. Try again soon."
@@ -67,7 +70,7 @@ class QuotaFilter(Filter):
 
     name: ClassVar[str] = "quota"
     Options: ClassVar[type] = QuotaOptions
-    routes: ClassVar[frozenset[Route]] = frozenset({Route.CHAT})
+    routes: ClassVar[frozenset[Route]] = frozenset({Route.CHAT, Route.AGENTS_API})
 
     def __init__(self, options: QuotaOptions, services: Services) -> None:
         super().__init__(options, services)
@@ -77,7 +80,10 @@ class QuotaFilter(Filter):
         self._turns: dict[Exchange, MeteredTurn] = {}
         self._known = HoldCache()
         self._generations: tuple[int | None, int | None] = (0, 0)
-        self._keeper = LeaseKeeper(self._leases, lambda: tuple(self._turns.values()), self._new_holds)
+        running = self._turns.values()
+        self._keeper = LeaseKeeper(
+            self._leases, lambda: tuple(running), self._new_holds, journal=services.journal
+        )
 
     async def start(self) -> None:
         await self._keeper.start()
@@ -86,12 +92,18 @@ class QuotaFilter(Filter):
         await self._keeper.stop()
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
+        of_agents_api = exchange.route is Route.AGENTS_API
+        if of_agents_api and not is_answer(exchange):
+            return None
         turn, body = await self._new_turn(exchange), await exchange.request.json()
         holds, limits = await self._holds(exchange, turn)
         pricing = Pricing(turn, holds, await self.services.prices.table(turn.tenant_id))
         if pricing.limited and pricing.price is None:
             raise unpriced_refusal(exchange)
-        need = await self._estimate(body)
+        if of_agents_api:
+            need = await agents_quota.estimate(body, turn.model, self._count)
+        else:
+            need = await self._count("\n".join(long_texts(body))) + attached_image_tokens(body, turn.model)
         wanted = Amount(need, pricing.of_text(need, 0))
         allowance = Amount(self._allowance, pricing.of_text(0, self._allowance))
         price = pricing.price.input if pricing.price is not None else 0
@@ -101,7 +113,10 @@ class QuotaFilter(Filter):
         if isinstance(outcome, Exhausted):
             raise exhausted_refusal(outcome, limits, exchange)
         exchange.turn_id = turn.turn_id
-        meter = TurnMeter(self.services.counter, turn.model)
+        if of_agents_api:
+            meter = AgentsAnswer(exchange, body, self.services.counter, need).meter
+        else:
+            meter = TurnMeter(self.services.counter, turn.model)
         self._turns[exchange] = MeteredTurn(outcome, meter, self._step, need + outcome.context, pricing)
         return None
 
@@ -140,6 +155,7 @@ class QuotaFilter(Filter):
                 holds, _ = await self._holds(exchange, turn)
                 if set(holds) - set(running.lease.holds):
                     await self._leases.hold(running.lease, holds)
+                    running.lease.holds = tuple(dict.fromkeys((*running.lease.holds, *holds)))
         self._generations = generations
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
@@ -147,6 +163,10 @@ class QuotaFilter(Filter):
         reply = exchange.reply
         if turn is None or reply is None or reply.status != 200:
             return None
+        answer = answer_of(exchange)
+        if answer is not None:
+            turn.started = True
+            return await answer.take_reply(reply, lambda: self._look_if_due(exchange, turn))
         body = await reply.json()
         if isinstance(body, dict) and isinstance(body.get("streamId"), str):
             turn.started = True
@@ -155,16 +175,20 @@ class QuotaFilter(Filter):
         return None
 
     async def _name(self, turn: MeteredTurn, conversation_id: str) -> None:
+        turn.lease.conversation_id = conversation_id
         try:
             await self._leases.set_conversation(turn.lease, conversation_id)
         except StoreError as error:  # the answer runs already: refused now, nobody would count it
             log.warning("turn %s: its conversation is not recorded: %s", turn.lease.turn_id, error)
 
     def on_stream(self, exchange: Exchange) -> EventHook | None:
-        turn = self._turns.get(exchange)
+        turn = self._turns.get(exchange) or self._taken_over(exchange)
         if turn is None:
             return None
         meter = turn.meter
+        answer = answer_of(exchange)
+        if answer is not None:
+            return answer.hook(lambda: self._look_if_due(exchange, turn))
 
         def count(event: SseEvent) -> Awaitable[None] | None:
             delta = step_and_text(event.data)
@@ -183,21 +207,42 @@ class QuotaFilter(Filter):
 
         return count
 
+    def _look_if_due(self, exchange: Exchange, turn: MeteredTurn) -> Awaitable[None] | None:
+        due = turn.meter.at_most > turn.look_at and turn.outcome is not Outcome.CUT
+        return self._look(exchange, turn) if due else None
+
+    def _taken_over(self, exchange: Exchange) -> MeteredTurn | None:
+        """A turn of a vanished instance that goes on here (`recovery`)."""
+        turn = exchange.state.get(MeteredTurn)
+        if not isinstance(turn, MeteredTurn):
+            return None
+        turn.step, turn.started = self._step, True
+        self._turns[exchange] = turn
+        return turn
+
     async def on_finish(self, exchange: Exchange) -> None:
         turn = self._turns.pop(exchange, None)
         if turn is None:
             return
+        answer = answer_of(exchange)
+        if answer is not None:
+            turn.final = answer.final
+            if turn.outcome is not Outcome.CUT:
+                turn.outcome = Outcome.ABORTED if turn.final is None else Outcome.DONE
         if not turn.started:
             await self._keeper.settle(turn.lease, Outcome.REFUSED, ())
             return
         if turn.ahead is not None:
             await asyncio.wait((turn.ahead,))
         charges = turn.meter.finish(turn.final)
-        if turn.outcome is Outcome.CUT:
+        if turn.recovering:
+            charges = recovered_charges(turn, charges)
+        elif turn.outcome is Outcome.CUT:
             charges = turn.within(charges)
         elif turn.outcome is Outcome.FAILED and not charges:
             charges = [unseen(turn)]
-        await self._keeper.settle(turn.lease, turn.outcome, turn.pricing.priced(charges))
+        priced = turn.pricing.priced(charges)
+        await self._keeper.settle(turn.lease, turn.outcome, priced, recovering=turn.recovering)
         log.info(
             "%s: turn %s %s, %d tokens",
             exchange.id,
@@ -206,9 +251,7 @@ class QuotaFilter(Filter):
             sum(charge.tokens for charge in charges),
         )
 
-    async def _estimate(self, body: dict[str, Any]) -> int:
-        """Tokens that the message adds to its conversation: every text in the body."""
-        texts = "\n".join(long_texts(body))
+    async def _count(self, texts: str) -> int:
         count = self.services.counter.count
         return count(texts) if len(texts) < MAX_INLINE else await asyncio.to_thread(count, texts)
 
@@ -281,6 +324,21 @@ class QuotaFilter(Filter):
         return await self._leases.top_up(turn.lease, missing, step, turn.consumed)
 
 
+def recovered_charges(turn: MeteredTurn, charges: Sequence[Charge]) -> list[Charge]:
+    """The charges of an answer that another instance began.
+
+    It may end before it can be listened to: LibreChat's final is then made from the stored answer, which has the sum of
+    what the provider reported.
+    """
+    answer = (turn.final or {}).get("responseMessage")
+    started_at = turn.lease.turn.started_at
+    if not turn.meter.charges and isinstance(answer, dict) and find_answer([answer], started_at, {}):
+        stored = rollup_charge(answer)
+        if stored is not None:
+            return [stored]
+    return as_recovered(charges) or last_heartbeat(*turn.so_far, turn.lease.turn.model)
+
+
 def _conversation_id(body: dict[str, Any]) -> str | None:
     value = body.get("conversationId")
     if value is None or value in ("", "new"):
@@ -288,18 +346,6 @@ def _conversation_id(body: dict[str, Any]) -> str | None:
     if not isinstance(value, str) or not CONVERSATION_ID.fullmatch(value):
         raise ValueError("expected letters, digits, - and _, at most 100")
     return value
-
-
-def long_texts(value: Any) -> list[str]:
-    """Every text in a body that is longer than an id, wherever it is: all of them may reach the model."""
-    if isinstance(value, str):
-        return [value] if len(value) > MAX_ID_CHARS else []
-    if isinstance(value, dict):
-        found = [text for key, each in value.items() if key != "text" for text in long_texts(each)]
-        return [*found, str(value["text"])] if isinstance(value.get("text"), str) else found
-    if isinstance(value, list):
-        return [text for each in value for text in long_texts(each)]
-    return []
 
 
 def unseen(turn: MeteredTurn) -> Charge:

@@ -155,7 +155,7 @@ class WorkspaceFilter(Filter):
     def on_stream(self, exchange: Exchange) -> EventHook | None:
         """Ends the answer of somebody who may not chat here any more: no event passes once the change is known."""
         identity = exchange.user
-        if identity is None or exchange.route is not Route.CHAT:
+        if identity is None or exchange.route not in (Route.CHAT, Route.AGENTS_API):
             return None
         key_id = None if exchange.api_key is None else exchange.api_key.key_id
         return Watch(self._members, identity, self.services.api_keys, key_id).look

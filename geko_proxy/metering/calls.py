@@ -38,10 +38,10 @@ class Call:
 
     def count(self) -> int:
         """Counts what is uncounted; returns by how many tokens the call has grown."""
-        before = self.tokens
-        self.tokens = self._missed + self._stream.add("".join(self.uncounted))
-        self.uncounted.clear()
-        return self.tokens - before
+        before, uncounted = self.tokens, self.uncounted
+        self.tokens = tokens = self._missed + self._stream.add("".join(uncounted))
+        uncounted.clear()
+        return tokens - before
 
     def total(self) -> int:
         """The exact tokens of the call's text, all of which has been counted."""
@@ -56,6 +56,8 @@ class Call:
 class Calls:
     """The calls of a turn. `pending`: those without a report, oldest first; `has_text`: any delta was seen.
 
+    known: tokens of the pending calls as far as they are counted; unsure: bytes of text that are not.
+
     Text is only kept when it comes and counted when a number is wanted: counting many deltas in one go costs a
     tenth. `at_most` is what the pending calls cannot exceed, known without counting.
     """
@@ -64,8 +66,8 @@ class Calls:
         self._counter = counter
         self.pending: list[Call] = []
         self.has_text = False
-        self._estimate = 0
-        self._unsure = 0
+        self.known = 0
+        self.unsure = 0
         self._last: dict[tuple[str, str], Call] = {}
         self._agent = ""
         self._agent_of_step: dict[str, str] = {}
@@ -74,13 +76,13 @@ class Calls:
     @property
     def at_most(self) -> int:
         """An upper bound of `estimate`: a token has at least one byte."""
-        return self._estimate + self._unsure
+        return self.known + self.unsure
 
     @property
     def estimate(self) -> int:
         """The tokens of the pending calls, prompts and text."""
         self.count()
-        return self._estimate
+        return self.known
 
     @property
     def prompts(self) -> int:
@@ -89,9 +91,11 @@ class Calls:
 
     def count(self) -> None:
         """Counts the text that has come since the last time."""
-        if self._unsure:
-            self._estimate += sum(call.count() for call in self.pending if call.uncounted)
-            self._unsure = 0
+        if self.unsure:
+            for call in self.pending:
+                if call.uncounted:
+                    self.known += call.count()
+            self.unsure = 0
 
     def blank(self) -> Call:
         """A call of which nothing is known; it is not kept."""
@@ -128,10 +132,14 @@ class Calls:
             self._add(call, text)
 
     def add_side_text(self, kind: str, run: str, text: str) -> None:
-        """Text of a sub-agent's or a summary's call. Those announce no prompt."""
+        """Text of a sub-agent's or a summary's call. Those announce no prompt.
+
+        A summary reads what has just been announced and turned out to be too long; its agent then announces anew.
+        """
         call = self._last.get((kind, run))
         if call is None or call.closed_by is not None:
-            call = self._start(run, 0, kind)
+            prompt = self._unanswered() if kind == "summarization" else 0
+            call = self._start(run, prompt, kind)
         self._add(call, text)
 
     def add_missed(self, tokens: int) -> None:
@@ -139,8 +147,14 @@ class Calls:
         if tokens > 0:
             call = self.pending[-1] if self.pending else self._start(self._agent, 0, "chat")
             call.add_missed(tokens)
-            self._estimate += tokens
+            self.known += tokens
             self.has_text = True
+
+    def cover(self, charge: Charge, calls: list[Call]) -> None:
+        """A report that says itself which calls it is about."""
+        self.count()
+        for call in calls:
+            self._close(call, charge)
 
     def report(self, charge: Charge) -> None:
         """A provider's report closes the call that it fits best."""
@@ -152,21 +166,29 @@ class Calls:
     def _add(self, call: Call, text: str) -> None:
         call.uncounted.append(text)
         self.has_text = True
-        self._unsure += len(text) if text.isascii() else 4 * len(text)
-        if self._unsure > MAX_UNSURE:
+        self.unsure = unsure = self.unsure + (
+            len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+        )
+        if unsure > MAX_UNSURE:
             self.count()
+
+    def _unanswered(self) -> int:
+        """The prompt of the call that was announced last, if it has made no text."""
+        self.count()
+        call = self._last.get(("chat", self._agent))
+        return call.prompt if call is not None and call.closed_by is None and not call.tokens else 0
 
     def _start(self, agent: str, prompt: int, kind: str) -> Call:
         call = Call(self._counter, agent, prompt, kind)
         self.pending.append(call)
         self._last[kind, agent] = call
-        self._estimate += prompt
+        self.known += prompt
         return call
 
     def _drop(self, call: Call) -> None:
         self.count()
         self.pending.remove(call)
-        self._estimate -= call.prompt + call.tokens
+        self.known -= call.prompt + call.tokens
 
     def _close(self, call: Call, charge: Charge) -> None:
         self._drop(call)
@@ -191,14 +213,16 @@ class Calls:
         """Reports come after a call's last delta: if it goes on, its report was that of a parallel call."""
         self.count()
         charge = call.closed_by
-        others = [other for other in self.pending if other.agent != call.agent and other.kind == call.kind]
-        other = self._match(charge, others) if charge is not None else None
+        others = [other for other in self.pending if other.kind == call.kind]
+        parallel = [other for other in others if other.agent != call.agent]
+        # an agent's own earlier call can be meant too: its report may have been taken for another agent's
+        other = self._match(charge, parallel or others) if charge is not None else None
         if charge is None or other is None:
             return False
         self._close(other, charge)
         call.closed_by = None
         self.pending.append(call)
-        self._estimate += call.prompt + call.tokens
+        self.known += call.prompt + call.tokens
         return True
 
     def _match(self, charge: Charge, calls: list[Call]) -> Call | None:

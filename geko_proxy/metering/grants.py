@@ -70,6 +70,7 @@ class MeteredTurn:
         "need",
         "outcome",
         "pricing",
+        "recovering",
         "started",
         "step",
     )
@@ -94,6 +95,7 @@ class MeteredTurn:
         self.meter = meter
         self.granted = lease.granted
         self.started = False
+        self.recovering = False  # it was begun by an instance that has vanished
         self.final: dict[str, Any] | None = None
         self.outcome = Outcome.FAILED
         self.look_at = 0

@@ -1,7 +1,7 @@
-"""Keeps the leases of running turns alive, settles what could not be settled, takes over turns of dead instances.
+"""Keeps the leases of running turns alive, and settles what could not be settled.
 
-The times belong together: a lease lives 20 s without a heartbeat and is looked for every 5 s, so the turns of an
-instance that was killed are settled within 25 s and a moment.
+The times belong together: a lease lives 12 s without a heartbeat, which allows three to be missed, and `recovery`
+looks for expired ones every 2 s, so another instance takes the turns of one that was killed after 14 s at most.
 """
 
 from __future__ import annotations
@@ -11,24 +11,21 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from geko_proxy.errors import StoreError
-from geko_proxy.metering.leases import Adopted, Amount, Lease, Leases
-from geko_proxy.metering.ledger import Charge, Source
+from geko_proxy.metering.journal import Journal
+from geko_proxy.metering.leases import Amount, Lease, Leases
+from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.lifecycle import Outcome
+from geko_proxy.metering.settlements import Settlement
 
 log = logging.getLogger(__name__)
 
-TICK_S: Final = (
-    1.0  # a turn has its first heartbeat after so long: a dead instance's youngest turns cost something too
-)
-HEARTBEAT_S: Final = 5.0
-RECOVERY_S: Final = 5.0
-GRACE_S: Final = (
-    10.0  # after the database was away: everybody's leases are old then, and everybody beats first
-)
+# A turn has its first heartbeat after so long: a dead instance's youngest turns cost something too.
+TICK_S: Final = 1.0
+HEARTBEAT_S: Final = 3.0
 
 
 class RunningTurn(Protocol):
@@ -42,12 +39,6 @@ class RunningTurn(Protocol):
         """What was used until now, stored for the case that this instance dies."""
 
 
-class _Settlement(NamedTuple):
-    lease: Lease
-    outcome: Outcome
-    charges: Sequence[Charge]
-
-
 async def nothing() -> None:
     """The default of what is done at each tick."""
 
@@ -55,7 +46,8 @@ async def nothing() -> None:
 class LeaseKeeper:
     """Looks after the leases of one instance.
 
-    running: its turns, asked for at each heartbeat. on_tick: awaited each second, may raise StoreError.
+    running: its turns, asked for at each heartbeat. on_tick: awaited each second, may raise StoreError. journal: where
+    settlements wait for the database.
     """
 
     def __init__(
@@ -64,40 +56,48 @@ class LeaseKeeper:
         running: Callable[[], Iterable[RunningTurn]],
         on_tick: Callable[[], Awaitable[None]] = nothing,
         clock: Callable[[], float] = time.monotonic,
+        journal: Journal | None = None,
     ) -> None:
         self._leases = leases
         self._running = running
         self._on_tick = on_tick
         self._clock = clock
         self._beaten: dict[UUID, float] = {}
-        self._unsettled: list[_Settlement] = []
-        self._trust_from = clock()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._journal = journal or Journal(None)
+        self._unsettled: list[Settlement] = []
+        self._away = False
+        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin."""
-        self._tasks = [
-            asyncio.create_task(self._every(TICK_S, self.tick), name="lease heartbeats"),
-            asyncio.create_task(self._every(RECOVERY_S, self.recover), name="lease recovery"),
-        ]
+        """Begin; what dead instances have left on this disk is settled too."""
+        self._unsettled += await self._journal.open()
+        self._task = asyncio.create_task(self._every(TICK_S, self.tick), name="lease heartbeats")
 
     async def stop(self) -> None:
         """End, after a last try to settle what is left."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         try:
             await self._settle_left()
         except StoreError as error:
-            log.error("%d turns are left to recovery: %s", len(self._unsettled), error)
+            log.error("%d turns are left to the next start, or to recovery: %s", len(self._unsettled), error)
+        await self._journal.close()
 
-    async def settle(self, lease: Lease, outcome: Outcome, charges: Sequence[Charge]) -> None:
-        """Settle a turn; when the database is away, as soon as it is back. `Leases.settle` may be repeated."""
+    async def settle(
+        self, lease: Lease, outcome: Outcome, charges: Sequence[Charge], *, recovering: bool = False
+    ) -> None:
+        """Settle a turn; when the database is away, as soon as it is back. `Leases.settle` may be repeated.
+
+        Returns when it is on disk: in the database, or in the journal.
+        """
         try:
-            await self._leases.settle(lease, outcome, charges)
+            await self._leases.settle(lease, outcome, charges, recovering=recovering)
         except StoreError as error:
             log.warning("turn %s: settled later: %s", lease.turn_id, error)
-            self._unsettled.append(_Settlement(lease, outcome, charges))
+            settlement = Settlement(lease, outcome, charges, recovering)
+            self._unsettled.append(settlement)
+            await self._journal.add(settlement)
 
     async def tick(self) -> None:
         """Settle what waits, and send the heartbeats that are due. Raises StoreError."""
@@ -113,55 +113,39 @@ class LeaseKeeper:
         for tenant_id, consumed in due.items():
             gone = await self._leases.heartbeat(tenant_id, consumed)
             self._beaten.update(dict.fromkeys(consumed, now))
-            for turn_id in gone & {turn.lease.turn_id for turn in self._running()}:
-                log.warning("turn %s: its lease is gone; it is corrected when it ends", turn_id)
+            for turn in tuple(self._running()):
+                if turn.lease.turn_id in gone:
+                    await self._lease_gone(turn)
 
-    async def recover(self) -> int:
-        """Settle the turns of dead instances, unless the database was away a moment ago. Raises StoreError."""
-        if self._clock() < self._trust_from:
-            return 0
-        adopted = await self._leases.adopt()
-        for each in adopted:
-            await self._leases.settle(each.lease, Outcome.LOST, charges_of(each), recovering=True)
-            log.warning(
-                "turn %s: its instance has vanished, charged by its last heartbeat", each.lease.turn_id
-            )
-        return len(adopted)
+    async def _lease_gone(self, turn: RunningTurn) -> None:
+        if not await self._leases.restore(turn.lease, turn.so_far, turn.so_far):
+            log.warning("turn %s: its lease is gone; it is corrected when it ends", turn.lease.turn_id)
+
+    async def _settle(self, settlement: Settlement) -> None:
+        lease, outcome, charges = settlement.lease, settlement.outcome, settlement.charges
+        await self._leases.settle(lease, outcome, charges, recovering=settlement.recovering)
 
     async def _settle_left(self) -> None:
         while self._unsettled:
-            await self._leases.settle(*self._unsettled[0])
+            settlement = self._unsettled[0]
+            try:
+                await self._settle(settlement)
+            except StoreError:
+                raise
+            except Exception:  # one that the database does not take must not hold up the others
+                log.exception("turn %s can't be settled: %s", settlement.turn_id, settlement)
             del self._unsettled[0]
+            await self._journal.remove(settlement.turn_id)
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
         while True:
             await asyncio.sleep(seconds)
             try:
                 await work()
+                self._away = False
             except StoreError as error:
-                if self._clock() >= self._trust_from:
+                if not self._away:
                     log.warning("leases can't be looked after: %s", error)
-                self._trust_from = self._clock() + GRACE_S
+                self._away = True
             except Exception:
                 log.exception("looking after leases failed")
-
-
-def charges_of(adopted: Adopted) -> list[Charge]:
-    """What a turn's last heartbeat said, as a charge."""
-    turn, consumed = adopted.lease.turn, adopted.consumed
-    if not consumed.tokens:
-        return []
-    return [
-        Charge(
-            "geko",
-            -1,
-            "chat",
-            turn.model,
-            "",
-            0,
-            consumed.tokens,
-            estimated=True,
-            source=Source.RECOVERED,
-            cost=consumed.cost,
-        )
-    ]

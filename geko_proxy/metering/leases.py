@@ -71,17 +71,19 @@ class NewTurn:
         return Actor(self.workspace_id, self.user_id, self.key_id, self.endpoint, self.model)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Lease:
     """The right of a running turn to what was granted at its start, in its windows; `Leases.top_up` adds to it.
 
     context: tokens that its conversation held before, part of what was leased.
+    conversation_id: as LibreChat has named it, for a turn that began without one.
     """
 
     turn: NewTurn
-    holds: tuple[Hold, ...]
+    holds: tuple[Hold, ...] = field(hash=False)  # a new limit adds to them
     granted: Amount
     context: int = 0
+    conversation_id: str | None = field(default=None, hash=False)
 
     @property
     def tenant_id(self) -> UUID:
@@ -123,10 +125,14 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A turn whose instance vanished, with what its last heartbeat said. This instance settles it now."""
+    """A turn whose instance vanished, with what its last heartbeat said. This instance settles it now.
+
+    owner: the instance that had it before.
+    """
 
     lease: Lease
     consumed: Amount
+    owner: UUID | None = None
 
 
 class Leases:
@@ -135,7 +141,7 @@ class Leases:
     ttl_s: seconds without top_up or heartbeat after which a turn's instance is taken for dead. instance_id: this one.
     """
 
-    def __init__(self, db: Database, *, ttl_s: float = 20.0, instance_id: UUID | None = None) -> None:
+    def __init__(self, db: Database, *, ttl_s: float = 12.0, instance_id: UUID | None = None) -> None:
         self._db = db
         self._ttl_s = ttl_s
         self.instance_id = instance_id or uuid4()
@@ -167,18 +173,21 @@ class Leases:
         """
         need = Amount(max(1, need.tokens), max(0, need.cost))
         allowance = Amount(max(0, allowance.tokens), max(0, allowance.cost))
-        await self.open_windows(turn.tenant_id, turn.workspace_id, holds)
         wanted = (need.tokens, allowance.tokens, need.cost, allowance.cost)
         names = (turn.turn_id, turn.user_id, turn.conversation_id, turn.endpoint, turn.model, turn.key_id)
         place = (turn.workspace_id, *arrays(holds))
         rest = (self.instance_id, turn.started_at, self._ttl_s, prompt_price)
-        try:
-            row = await self._call(turn.tenant_id, statements.BEGIN, *place, *wanted, *names, *rest)
-        except asyncpg.UniqueViolationError:
-            return Busy(turn.conversation_id or "")
+        row = None
+        for _ in range(2):  # the server may have lost in a crash what was opened a moment ago
+            await self.open_windows(turn.tenant_id, turn.workspace_id, holds)
+            try:
+                row = await self._call(turn.tenant_id, statements.BEGIN, *place, *wanted, *names, *rest)
+            except asyncpg.UniqueViolationError:
+                return Busy(turn.conversation_id or "")
+            if row is not None:
+                break
+            self._forget(turn.tenant_id, holds)
         if row is None:
-            for hold in holds:
-                self._windows.pop(self._key(turn.tenant_id, hold), None)
             raise StoreError("a quota window has been deleted")
         if row["limit_id"] is not None:
             return Exhausted(
@@ -218,14 +227,38 @@ class Leases:
         for the case that this instance dies. Extends the lease.
         """
         wanted = (need.tokens, step.tokens, need.cost, step.cost)
+        numbers = [max(0, number) for number in (*wanted, *consumed)]
+        args = (lease.turn_id, *numbers, self._ttl_s)
+        row = await self._call(lease.tenant_id, statements.TOP_UP, *args)
+        if row is None:
+            held = Amount(consumed.tokens - need.tokens, consumed.cost - need.cost)
+            if await self.restore(lease, held, consumed):
+                row = await self._call(lease.tenant_id, statements.TOP_UP, *args)
+        return Granted(row["amount"], row["cost"], row["limit_id"], row["room"]) if row else Granted()
+
+    async def restore(self, lease: Lease, granted: Amount, consumed: Amount) -> bool:
+        """Takes a lease again whose start was lost in a crash of the server (decision 0060).
+
+        False: the turn is known, so its lease is gone because it was taken over or has been settled.
+        """
+        turn, holds = lease.turn, lease.holds
+        if not holds:
+            return False
+        self._forget(turn.tenant_id, holds)
+        await self.open_windows(turn.tenant_id, turn.workspace_id, holds)
+        amounts = [max(0, number) for number in (*granted, *consumed)]
         row = await self._call(
-            lease.tenant_id,
-            statements.TOP_UP,
-            lease.turn_id,
-            *(max(0, number) for number in (*wanted, *consumed)),
+            turn.tenant_id,
+            statements.RESTORE,
+            turn.turn_id,
+            *start_of(lease),
+            *amounts,
+            self.instance_id,
             self._ttl_s,
         )
-        return Granted(row["amount"], row["cost"], row["limit_id"], row["room"]) if row else Granted()
+        if restored := bool(row and row["restored"]):
+            log.warning("turn %s: its start was lost with the server; taken up again", turn.turn_id)
+        return restored
 
     async def heartbeat(self, tenant_id: UUID, consumed: Mapping[UUID, Amount]) -> set[UUID]:
         """Extends the leases of a tenant's turns and stores what they have used so far.
@@ -246,12 +279,12 @@ class Leases:
         """Ends a turn: writes its charges to the ledger, charges its windows, gives the rest of the lease back.
 
         Idempotent. recovering: this instance settles for another that vanished; if that one settles after all, the turn
-        is corrected to its charges. Returns when it is on disk.
+        is corrected to its charges. A turn whose start the server has lost in a crash is charged all the same. Returns
+        when it is on disk.
         """
         payload = msgspec.json.encode(charges).decode()
-        await self._call(
-            lease.tenant_id, statements.SETTLE, lease.turn_id, outcome.value, payload, recovering
-        )
+        args = (lease.turn_id, outcome.value, payload, recovering, *start_of(lease))
+        await self._call(lease.tenant_id, statements.SETTLE, *args)
         if charges:
             await self._flush()
 
@@ -280,6 +313,10 @@ class Leases:
         self._running_flush, self._next_flush = self._next_flush, None
         await self._db.call(statements.FLUSH)
 
+    def _forget(self, tenant_id: UUID, holds: Sequence[Hold]) -> None:
+        for hold in holds:
+            self._windows.pop(self._key(tenant_id, hold), None)
+
     def _key(self, tenant_id: UUID, hold: Hold) -> tuple[UUID, UUID, str, datetime]:
         return tenant_id, hold.limit_id, hold.subject, hold.window.start
 
@@ -302,7 +339,15 @@ def adopted_of(row: Record) -> Adopted:
     )
     turn = NewTurn(**{name: row[name] for name in names}, started_at=row["started_at"])
     granted = Amount(row["granted"], row["granted_cost"])
-    return Adopted(Lease(turn, (), granted), Amount(row["consumed"], row["consumed_cost"]))
+    return Adopted(Lease(turn, (), granted), Amount(row["consumed"], row["consumed_cost"]), row["owner"])
+
+
+def start_of(lease: Lease) -> tuple[object, ...]:
+    """What a turn's start wrote down: workspace, user, conversation, endpoint, model, key, time, and its windows."""
+    turn = lease.turn
+    conversation_id = turn.conversation_id or lease.conversation_id
+    names = (turn.workspace_id, turn.user_id, conversation_id, turn.endpoint, turn.model, turn.key_id)
+    return (*names, turn.started_at, *arrays(lease.holds))
 
 
 async def repeated(run: Callable[[], Awaitable[Record | None]]) -> Record | None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from geko_proxy.storage.database import Database
 
 if TYPE_CHECKING:
     from asyncpg import Record
+
+
+RECOVERY: Final = "recovery"
+"""The run of charges that another instance made up for a turn; a late settlement takes them back (sql/0018)."""
 
 
 class Source(StrEnum):
@@ -71,6 +75,12 @@ select turn_id, workspace_id, user_id, conversation_id, occurred_at, run_id, seq
 from usage_events where tenant_id = $1 and turn_id = $2 order by recorded_at, run_id, seq"""
 
 
+CONVERSATION_RUNS = """
+select run_id, sum(tokens)::bigint as tokens from usage_events
+where tenant_id = $1 and workspace_id = $2 and occurred_at > $3 and conversation_id = $4 and turn_id <> $5
+group by run_id"""
+
+
 class Ledger:
     """Reads usage_events. Only `Leases.settle` writes to it."""
 
@@ -82,6 +92,14 @@ class Ledger:
         async with self._db.tenant(tenant_id) as scope:
             rows = await scope.fetch(TURN_ENTRIES, turn_id)
         return [entry_of(row) for row in rows]
+
+    async def other_runs(
+        self, tenant_id: UUID, workspace_id: UUID, conversation_id: str, turn_id: UUID, since: datetime
+    ) -> dict[str, int]:
+        """What the other turns of a conversation that began after `since` were charged, by LibreChat's run id."""
+        async with self._db.tenant(tenant_id) as scope:
+            rows = await scope.fetch(CONVERSATION_RUNS, workspace_id, since, conversation_id, turn_id)
+        return {row["run_id"]: row["tokens"] for row in rows}
 
 
 def entry_of(row: Record) -> Entry:

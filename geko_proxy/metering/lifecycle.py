@@ -43,12 +43,12 @@ class Outcome(StrEnum):
 STEPS: Final[Mapping[TurnState, frozenset[TurnState]]] = {
     TurnState.ADMITTED: frozenset({TurnState.RUNNING, TurnState.CUT, TurnState.LOST, TurnState.SETTLED}),
     TurnState.RUNNING: frozenset({TurnState.CUT, TurnState.LOST, TurnState.SETTLED}),
-    TurnState.CUT: frozenset({TurnState.LOST, TurnState.SETTLED}),
+    TurnState.CUT: frozenset({TurnState.LOST, TurnState.RECOVERED, TurnState.SETTLED}),
     TurnState.LOST: frozenset({TurnState.CUT, TurnState.LOST, TurnState.RECOVERED, TurnState.SETTLED}),
     TurnState.RECOVERED: frozenset({TurnState.SETTLED}),
     TurnState.SETTLED: frozenset(),
 }
-"""The states that may follow each state. CUT after LOST: its own instance still lives, and a limit has no room."""
+"""The states that may follow each state. CUT after LOST: a limit has no room for the rest, whoever reads it."""
 
 ENDED: Final = frozenset({TurnState.SETTLED, TurnState.RECOVERED})
 """A turn in these holds no lease, and its conversation may go on."""

@@ -30,6 +30,7 @@ from geko_proxy.metering.usage_events import (
     prompt_of,
     run_step_delta_text,
     run_step_text,
+    stored_charge,
     summarize_delta_text,
     text_of,
     tokens_of,
@@ -76,7 +77,8 @@ class TurnMeter:
     @property
     def at_most(self) -> int:
         """An upper bound of `consumed` that is known without counting: cheap to ask at every event."""
-        return self._reported + self._calls.at_most
+        calls = self._calls
+        return self._reported + calls.known + calls.unsure
 
     @property
     def pending(self) -> tuple[int, int]:
@@ -109,6 +111,27 @@ class TurnMeter:
         elif event.get("sync"):
             self._on_sync(event)
 
+    def on_sum(self, data: dict[str, Any], *, least_prompt: int = 0) -> None:
+        """Take one report of all calls, as data of an on_token_usage.
+
+        least_prompt: an estimate that the reported prompt is raised to, where the report is known to leave out some.
+        """
+        charge = self._book(data)
+        if charge is None:
+            return
+        missing = least_prompt - charge.input_tokens
+        if missing > 0:
+            self._reported += missing
+            raised = replace(charge, input_tokens=least_prompt, estimated=True)
+            self._charges[charge.run_id, charge.seq] = raised
+        self._calls.cover(charge, list(self._calls.pending))
+
+    def on_last(self, data: dict[str, Any]) -> None:
+        """Take a report of the newest call alone; those before it stay estimated."""
+        charge = self._book(data)
+        if charge is not None:
+            self._calls.cover(charge, [call for call in self._calls.pending if call.kind == "chat"][-1:])
+
     def finish(self, final: Mapping[str, Any] | None) -> list[Charge]:
         """The charges of the turn; changes nothing, so it may be asked again.
 
@@ -116,6 +139,7 @@ class TurnMeter:
         reported get an estimated charge each: the open one of a turn that was cut, or all of them if the provider
         reports nothing (contract §4.7 rules 4 and 5; unlike rule 5 every call of a tool loop pays for its own
         prompt, as providers count). A call that failed before its first word costs nothing: no provider bills it.
+        An answer that was over before anybody could listen is charged what LibreChat stored of its reports.
         """
         reply = final.get("responseMessage") if final else None
         reply = reply if isinstance(reply, dict) else {}
@@ -126,6 +150,9 @@ class TurnMeter:
             (call, call.prompt, call.total()) for call in self._calls.pending if call.tokens or not failed
         ]
         if not self._charges:
+            stored = stored_charge(reply, self._model) if not self._calls.pending else None
+            if stored is not None:
+                return [stored]
             costs = self._at_least(costs, reply, parts, failed=failed)
         estimates = [self._estimate(-1 - n, *cost) for n, cost in enumerate(costs) if cost[1] + cost[2]]
         return [*self._charges.values(), *estimates]

@@ -1,8 +1,9 @@
-"""What a workspace has used in a quota window, in total, by member, by model and by API key."""
+"""What a workspace has used in a quota window, in total, by member, by model and by API key. Never from the ledger."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from uuid import UUID
 
 from geko_proxy.metering.windows import Window
@@ -14,27 +15,28 @@ from (select 1) one
 left join limit_windows w on w.tenant_id = $1 and w.limit_id = $2 and w.subject = '' and w.starts_at = $3
 left join quota_limits l on l.tenant_id = $1 and l.limit_id = $2"""
 
+# A turn counts once: in the row of the model that it was started with.
 BY_MEMBER = """
-select user_id, sum(tokens)::bigint as tokens, count(distinct turn_id) as turns
-from usage_events
-where tenant_id = $1 and workspace_id = $2 and occurred_at >= $3 and occurred_at < $4
+select user_id, sum(tokens)::bigint as tokens, sum(turns)::bigint as turns
+from usage_days
+where tenant_id = $1 and workspace_id = $2 and day >= $3 and day <= $4
 group by user_id order by tokens desc, user_id"""
 
 BY_MODEL = """
-select model, sum(tokens)::bigint as tokens, count(distinct turn_id) as turns,
-    coalesce(sum(tokens) filter (where estimated), 0)::bigint as estimated_tokens
-from usage_events
-where tenant_id = $1 and workspace_id = $2 and occurred_at >= $3 and occurred_at < $4
+select model, sum(tokens)::bigint as tokens, sum(turns)::bigint as turns,
+    sum(estimated_tokens)::bigint as estimated_tokens
+from usage_days
+where tenant_id = $1 and workspace_id = $2 and day >= $3 and day <= $4
 group by model order by tokens desc, model"""
 
 BY_KEY = """
-select e.key_id, e.user_id, k.name, l.amount, sum(e.tokens)::bigint as tokens, count(distinct e.turn_id) as turns
-from usage_events e
-left join api_keys k on k.tenant_id = e.tenant_id and k.key_id = e.key_id
-left join quota_limits l on l.tenant_id = e.tenant_id and l.limit_id = e.key_id
-where e.tenant_id = $1 and e.workspace_id = $2 and e.occurred_at >= $3 and e.occurred_at < $4
-    and e.key_id is not null
-group by e.key_id, e.user_id, k.name, l.amount order by tokens desc, e.key_id"""
+select d.key_id, d.user_id, k.name, l.amount, sum(d.tokens)::bigint as tokens, sum(d.turns)::bigint as turns
+from usage_days d
+left join api_keys k on k.tenant_id = d.tenant_id and k.key_id = d.key_id
+left join quota_limits l on l.tenant_id = d.tenant_id and l.limit_id = d.key_id
+where d.tenant_id = $1 and d.workspace_id = $2 and d.day >= $3 and d.day <= $4
+    and d.key_id <> '00000000-0000-0000-0000-000000000000'
+group by d.key_id, d.user_id, k.name, l.amount order by tokens desc, d.key_id"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +92,23 @@ class UsageReport:
 
 
 class Reports:
-    """Reads the quota windows and the ledger."""
+    """Reads the quota windows and the sums of days."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def usage(self, tenant_id: UUID, workspace_id: UUID, window: Window) -> UsageReport:
-        """The report of one workspace for one window; zeros where nothing was used."""
+    async def usage(
+        self, tenant_id: UUID, workspace_id: UUID, window: Window, first: date, last: date
+    ) -> UsageReport:
+        """The report of one workspace for one window; zeros where nothing was used.
+
+        first, last: the window's days in the tenant's calendar, both included.
+        """
         async with self._db.tenant(tenant_id) as scope:
             totals = await scope.fetch_row(TOTALS, workspace_id, window.start)
-            members = await scope.fetch(BY_MEMBER, workspace_id, window.start, window.end)
-            models = await scope.fetch(BY_MODEL, workspace_id, window.start, window.end)
-            keys = await scope.fetch(BY_KEY, workspace_id, window.start, window.end)
+            members = await scope.fetch(BY_MEMBER, workspace_id, first, last)
+            models = await scope.fetch(BY_MODEL, workspace_id, first, last)
+            keys = await scope.fetch(BY_KEY, workspace_id, first, last)
         assert totals is not None  # there is one row whatever is missing
         return UsageReport(
             used=totals["used"],

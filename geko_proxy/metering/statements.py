@@ -1,4 +1,4 @@
-"""The SQL of leases: calls of the functions in sql/0012_lease_functions.sql, one transaction and round trip each."""
+"""The SQL of leases: calls of the functions in sql/0012 and sql/0018, one transaction and round trip each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ TOP_UP: Final = call("top_up_lease", 9)
 HOLD: Final = call("hold_windows", 5)
 HEARTBEAT: Final = call("extend_leases", 6)
 SET_CONVERSATION: Final = call("name_conversation", 3)
-SETTLE: Final = call("settle_lease", 5)
+SETTLE: Final = call("settle_lease", 15)
+RESTORE: Final = call("restore_lease", 18)
 
 # Waits until all that was committed before is on disk: a record in the log that means nothing.
 FLUSH: Final = "select pg_logical_emit_message(true, 'geko', '')"

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from geko_proxy.metering.ledger import Charge
+from geko_proxy.metering.ledger import Charge, Source
 
 TOKEN_USAGE: Final = "on_token_usage"  # noqa: S105  the name of an event, no password
 CONTEXT_USAGE: Final = "on_context_usage"
@@ -69,6 +69,33 @@ def charge_of(data: Mapping[str, Any]) -> Charge:
     )
 
 
+def stored_charge(reply: Mapping[str, Any], model: str) -> Charge | None:
+    """What LibreChat stored with an answer: the sum of all reports (`metadata.usage`, contract §4.6); None: nothing.
+
+    reply: the message. Its input leaves cached tokens out and its output holds hidden reasoning, whatever the provider.
+    """
+    metadata = reply.get("metadata")
+    usage = metadata.get("usage") if isinstance(metadata, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    cached = tokens_of(usage.get("cacheRead"))
+    prompt = tokens_of(usage.get("input")) + cached + tokens_of(usage.get("cacheWrite"))
+    output = tokens_of(usage.get("output"))
+    if not prompt + output:
+        return None
+    return Charge(
+        run_id=name_of(reply.get("messageId")),
+        seq=-1,
+        kind="chat",
+        model=model,
+        provider="",
+        input_tokens=prompt,
+        output_tokens=output,
+        cached_tokens=cached,
+        source=Source.RECOVERED,
+    )
+
+
 def input_holds_cache(provider: str, input_tokens: int, cache_tokens: int) -> bool:
     """Whether a provider's input_tokens already hold its cached tokens; by their size if it is not a known one."""
     name = provider.lower()
@@ -84,8 +111,9 @@ def prompt_of(data: Mapping[str, Any]) -> int:
     messages after pruning, and all that stands before them (instructionTokens is system prompt + dynamic
     instructions + tool schemas + summary, so those fields must not be added again). In every recording this equals
     contextBudget - remainingContextTokens, which serves where the breakdown is missing; prePruneContextTokens is
-    what would have been sent without pruning. Images are not in it, nor what a provider adds by itself: 22 for a
-    real 24 in recording 88.
+    what would have been sent without pruning. Pictures are in it by OpenAI's rule without its shrinking, or
+    Anthropic's with a floor of 1024 (LibreChat's estimateMediaTokensForMessage; 267 for 64 × 48 in recording 57);
+    what a provider adds by itself is not: 22 for a real 24 in recording 88.
     """
     breakdown = data.get("breakdown")
     if isinstance(breakdown, dict) and "messageTokens" in breakdown:

@@ -74,11 +74,13 @@ def filter_config(
     social: Mapping[str, Any] = NO_SOCIAL_LOGINS,
     mail: bool = False,
     min_password: int = 8,
+    balance: bool = False,
 ) -> Any:
     """GET /api/config, signed in or not. specs: names of the model specs to keep, None for all of them.
 
     social: members that show buttons of identity providers (social_logins). mail: GEKO can send mail, so passwords
     can be reset. min_password: length that the page's forms ask for.
+    balance: the page shows what is left of a limit (GET /api/balance).
     """
     result: dict[str, Any] = {
         key: False if key.endswith("LoginEnabled") and key != "emailLoginEnabled" else each
@@ -98,6 +100,8 @@ def filter_config(
         "turnstile": {},
         **social,
     }
+    if "balance" in result or balance:  # LibreChat's own is its money; never told to who isn't signed in
+        result["balance"] = {"enabled": balance}
     for key in ("publicSharedLinksEnabled", "openidReuseTokens", "allowAccountDeletion"):
         if key in result:
             result[key] = False

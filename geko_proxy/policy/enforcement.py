@@ -173,9 +173,32 @@ async def check_agents_api(exchange: Exchange, guard: Guard, services: Services)
         if agent_id is None or not agent_id.startswith(AGENT_PREFIX):
             raise Refused(403, "model_not_allowed", "The model must be an agent's id.")
         _, exchange.model = await guard.check_chat({"endpoint": AGENTS, "agent_id": agent_id}, None)
+        await _check_can_be_metered(agent_id, guard)
         send_body(exchange, body)
         return
     raise Refused(404, "not_found", "Endpoint not found")
+
+
+async def _check_can_be_metered(agent_id: str, guard: Guard) -> None:
+    """Refuse what the Agents API reports nothing of: sub-agents, and answers that do not stream (docs/metering.md)."""
+    try:
+        await guard.view.agent(guard.caller, agent_id)
+    except UnresolvableAgent:
+        return  # LibreChat will say that there is no such agent for this account
+    try:
+        found = await guard.view.reachable(guard.caller, [agent_id])
+    except UnresolvableAgent:
+        reason = "it can't be looked into, and agents that use sub-agents are not metered there"
+        raise _not_metered(reason) from None
+    if any(each.subagents for each in found):
+        raise _not_metered("it uses sub-agents, which are not metered there")
+    if not all(each.streams for each in found):
+        raise _not_metered("it does not stream")
+
+
+def _not_metered(reason: str) -> Refused:
+    text = f"This agent can't be used by the Agents API: {reason}. Use it in a chat."
+    return Refused(403, "agent_not_metered", text)
 
 
 CHECKS: Final[Mapping[str, Check]] = {

@@ -21,6 +21,8 @@ SCOPES: Final[Mapping[str, KeyScope | None]] = {
     "workspaces.quota.get": KeyScope.WORKSPACE_READ,
     "workspaces.quota.put": KeyScope.WORKSPACE_WRITE,
     "workspaces.usage": KeyScope.USAGE_READ,
+    "workspaces.usage.events": KeyScope.USAGE_READ,
+    "usage.stream": KeyScope.USAGE_READ,
 }
 
 # What a role must allow before a person may make a key with the scope; when it is used, the role of then decides.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange
+from geko_proxy.metering.limits import EVERY_MEMBER, LimitScope
 from geko_proxy.policy import discovery
 from geko_proxy.policy.enforcement import MODELS_OF_AGENTS_API, allowed_favorites
 from geko_proxy.policy.guard import Guard
@@ -39,6 +40,24 @@ async def config(value: Any, exchange: Exchange, guard: Guard | None, services: 
         specs=specs,
         config=guard.config if guard is not None else WorkspaceConfig(),
         social=social_logins(services.settings.oauth),
+        balance=await _has_balance(exchange, services),
+    )
+
+
+async def _has_balance(exchange: Exchange, services: Services) -> bool:
+    """Whether a limit holds for the caller whatever model is asked, so that the page can show what is left."""
+    identity = exchange.user
+    if identity is None:
+        return False
+    limits = await services.limits.list(identity.tenant_id, identity.workspace_id)
+    mine = (EVERY_MEMBER, str(identity.user_id))
+    return any(
+        limit.amount is not None
+        and (
+            limit.scope is LimitScope.WORKSPACE
+            or (limit.scope is LimitScope.MEMBER and limit.subject in mine)
+        )
+        for limit in limits
     )
 
 

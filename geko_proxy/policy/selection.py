@@ -67,7 +67,8 @@ class AgentChoice:
     """What one agent selects, without the agents it leads to.
 
     agents: ids of those. parameters: names of model parameters that no client sets. complete: False for the short
-    document that LibreChat may give to accounts without the right to edit.
+    document that LibreChat may give to accounts without the right to edit. subagents: it may start some.
+    streams: False for one that answers in one piece.
     """
 
     endpoint: str | None
@@ -76,6 +77,8 @@ class AgentChoice:
     agents: frozenset[str]
     parameters: tuple[str, ...]
     complete: bool
+    subagents: bool = False
+    streams: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,8 @@ def read_agent(document: Mapping[str, Any]) -> AgentChoice:
         agents=frozenset(each for each in _referenced(document) if each.startswith(AGENT_PREFIX)),
         parameters=tuple(key for key, value in parameters.items() if not _is_parameter(key, value)),
         complete=tools is not None,
+        subagents=_has_subagents(document),
+        streams=not _is_on(parameters.get("disableStreaming")),
     )
 
 
@@ -252,6 +257,12 @@ def _referenced(document: Mapping[str, Any]) -> Iterator[str]:
         raise BadSelection("subagents must be an object")
     if _is_on(subagents.get("enabled")):
         yield from _names(subagents.get("agent_ids"), "subagents.agent_ids")
+
+
+def _has_subagents(document: Mapping[str, Any]) -> bool:
+    """Also when it names none: an agent can start itself."""
+    subagents = document.get("subagents")
+    return _is_on(subagents.get("enabled")) if isinstance(subagents, dict) else False
 
 
 def _is_on(value: Any) -> bool:

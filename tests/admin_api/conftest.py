@@ -17,9 +17,10 @@ from geko_proxy.accounts.registration import Registered, Registration
 from geko_proxy.accounts.tokens import Identity
 from geko_proxy.admin_api import routes
 from geko_proxy.admin_api.access import guarded
+from geko_proxy.config import Settings
 from geko_proxy.exchange import Exchange, Request, Route
 from geko_proxy.metering.limits import LimitStore
-from geko_proxy.metering.reports import Reports
+from geko_proxy.metering.usage_views import UsageViews
 from geko_proxy.services import Services
 from geko_proxy.storage.database import Database
 from geko_proxy.workspaces.audit import Audit
@@ -43,7 +44,7 @@ class Office:
     stranger: Registered
 
     def call(
-        self, who: str, workspace_id: object = None, body: Any = None, query: str = ""
+        self, who: str, workspace_id: object = None, body: Any = None, query: str = "", **headers: str
     ) -> tuple[Exchange, web.BaseRequest]:
         """A request of somebody about a workspace, the first one if none is named."""
         registered = self.stranger if who == "stranger" else self.first
@@ -52,7 +53,7 @@ class Office:
             "PUT" if body is not None else "GET",
             "/",
             query,
-            CIMultiDictProxy(CIMultiDict()),
+            CIMultiDictProxy(CIMultiDict(headers)),
             client_ip="192.0.2.7",
             body=b"" if body is None else msgspec.json.encode(body),
         )
@@ -83,6 +84,7 @@ class Guarded:
 @pytest.fixture
 async def office(database: Database) -> Office:
     parts: dict[str, Any] = dict.fromkeys(Services.__dataclass_fields__)
+    limits = LimitStore(database)
     registration, workspaces = Registration(database), WorkspaceStore(database)
     parts |= {
         "database": database,
@@ -90,8 +92,9 @@ async def office(database: Database) -> Office:
         "workspaces": workspaces,
         "members": MemberStore(database),
         "configs": WorkspaceConfigStore(database),
-        "limits": LimitStore(database),
-        "reports": Reports(database),
+        "limits": limits,
+        "usage": UsageViews.build(database, limits),
+        "settings": Settings(),
         "audit": Audit(),
         "api_keys": ApiKeys(database),
     }

@@ -43,7 +43,7 @@ class Stage:
         if self.refusal is not None:
             raise self.refusal
         self.started.append(body)
-        inner = SimpleNamespace(model="Mock/gpt-4o")
+        inner = SimpleNamespace(model="Mock/gpt-4o", turn_id=None)
         return cast(Turn, SimpleNamespace(stream_id="c1", log=self.log, exchange=inner))
 
     async def get(self, *key: object) -> object:
@@ -73,7 +73,12 @@ async def stage() -> AsyncIterator[Stage]:
     played = Stage()
     services = cast(
         Services,
-        SimpleNamespace(counter=TokenCounter(), shadows=cast(ShadowAccounts, played), client=played),
+        SimpleNamespace(
+            counter=TokenCounter(),
+            shadows=cast(ShadowAccounts, played),
+            client=played,
+            usage=SimpleNamespace(standings=None),
+        ),
     )
     chat = Chat(services, played.start)
 

@@ -195,8 +195,9 @@ async def test_many_messages_of_two_instances_never_pass_the_budget(
 ) -> None:
     program, made = await make_key(alice, "chat", tokenLimit=700)
     other = replace(program, client=second)
+    # longer than the budget: an answer that ends by itself gives back what nobody may be left to take
     answers = await asyncio.gather(
-        *(send((program, other)[n % 2], f"race {n} [[tokens=200 prompt=5 delay_ms=1]]") for n in range(14))
+        *(send((program, other)[n % 2], f"race {n} [[tokens=2000 prompt=5 delay_ms=1]]") for n in range(14))
     )
     assert {answer.status for answer in answers} == {200, 429}
     usage = await settled(alice)

@@ -171,7 +171,7 @@ async def test_a_used_up_quota_cuts_the_answer_and_refuses_the_next(alice: Perso
 async def test_many_answers_at_once_never_pass_more_than_the_quota(alice: Person) -> None:
     await alice.set_quota(600)
     started = await asyncio.gather(
-        *(alice.post_chat("race [[tokens=300 prompt=5 delay_ms=1]]") for _ in range(12))
+        *(alice.post_chat("race [[tokens=2000 prompt=5 delay_ms=1]]") for _ in range(12))
     )
     conversations = [each.json["conversationId"] for each in started if each.status == 200]
     assert {each.status for each in started} <= {200, 429}

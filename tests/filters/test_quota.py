@@ -48,7 +48,9 @@ class AwayLeases:
         self._reach()
         return Granted(need.tokens + step.tokens)
 
-    async def settle(self, lease: Lease, outcome: Outcome, charges: list[Charge]) -> None:
+    async def settle(
+        self, lease: Lease, outcome: Outcome, charges: list[Charge], *, recovering: bool = False
+    ) -> None:
         self.settled.append((outcome, charges))
 
 
@@ -67,7 +69,12 @@ class NoLimits:
 async def begun(leases: AwayLeases) -> tuple[QuotaFilter, Exchange, Any]:
     """A turn whose answer begins; the event hook."""
     services = SimpleNamespace(
-        leases=leases, counter=TokenCounter(), limits=NoLimits(), prices=NoLimits(), tenants=NoLimits()
+        leases=leases,
+        journal=None,
+        counter=TokenCounter(),
+        limits=NoLimits(),
+        prices=NoLimits(),
+        tenants=NoLimits(),
     )
     quota = QuotaFilter(QuotaOptions(), cast(Services, services))
     body = {"text": "Hello", "conversationId": None, "endpoint": "Mock", "model": "gpt-4o"}

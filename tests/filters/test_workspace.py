@@ -206,9 +206,9 @@ class Members:
 
     def __init__(self) -> None:
         self.generation: int | None = 1
-        self.away = False
         self.current: Role | None = Role.MEMBER
         self.reads = 0
+        self.away = False
 
     async def role(self, *_: object) -> Role | None:
         self.reads += 1

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import asyncpg
 
-from geko_proxy.metering.keeper import charges_of
 from geko_proxy.metering.leases import Amount, Busy, Exhausted, Lease, Leases, NewTurn
 from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.limits import Hold, Limit, LimitScope, Unit, holds_of
+from geko_proxy.metering.stored_answers import last_heartbeat
 from geko_proxy.metering.windows import Window
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ async def recover(leases: Leases, now: datetime | None = None) -> int:
     number = 0
     while adopted := await leases.adopt(now):
         for each in adopted:
-            await leases.settle(each.lease, Outcome.LOST, charges_of(each), recovering=True)
+            charges = last_heartbeat(*each.consumed, each.lease.turn.model)
+            await leases.settle(each.lease, Outcome.LOST, charges, recovering=True)
         number += len(adopted)
     return number
 

@@ -1,20 +1,23 @@
-"""Leases that are kept while turns run, turns that the database could not settle, and those of dead instances."""
+"""Leases that are kept while turns run, and turns that the database could not settle."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 from uuid import UUID, uuid4
 
 import pytest
 
 from geko_proxy.errors import StoreError
-from geko_proxy.metering.keeper import GRACE_S, HEARTBEAT_S, RECOVERY_S, TICK_S, LeaseKeeper
-from geko_proxy.metering.leases import Adopted, Amount, Lease, Leases, NewTurn
+from geko_proxy.metering.journal import Journal
+from geko_proxy.metering.keeper import HEARTBEAT_S, TICK_S, LeaseKeeper
+from geko_proxy.metering.leases import Amount, Lease, Leases, NewTurn
 from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.lifecycle import Outcome
+from geko_proxy.recovery import GRACE_S, LOOK_S
 
 TENANT = uuid4()
 CHARGES = (Charge("run", 1, "chat", "gpt-4o", "openAI", 10, 20),)
@@ -25,6 +28,8 @@ class FlakyLeases:
     """Leases whose database can be away. heard: what arrived."""
 
     away: bool = False
+    gone: set[UUID] = field(default_factory=set)
+    refuses: set[UUID] = field(default_factory=set)
     heard: list[tuple[object, ...]] = field(default_factory=list)
 
     def _note(self, *what: object) -> None:
@@ -35,16 +40,18 @@ class FlakyLeases:
     async def settle(
         self, lease: Lease, outcome: Outcome, charges: Sequence[Charge], *, recovering: bool = False
     ) -> None:
+        if not self.away and lease.turn_id in self.refuses:
+            raise ValueError("no")
         self._note("settle", lease.turn_id, outcome, charges)
 
     async def heartbeat(self, tenant_id: UUID, consumed: Mapping[UUID, Amount]) -> set[UUID]:
         for turn_id, amount in consumed.items():
             self._note("beat", turn_id, amount.tokens)
-        return set()
+        return self.gone
 
-    async def adopt(self) -> list[Adopted]:
-        self._note("adopt")
-        return [Adopted(lease(), Amount(0))]
+    async def restore(self, lease: Lease, granted: Amount, consumed: Amount) -> bool:
+        self._note("restore", lease.turn_id, granted)
+        return True
 
 
 @dataclass
@@ -63,8 +70,9 @@ class Kept:
     turns: list[Turn] = field(default_factory=list)
     now: float = 0.0
 
-    def keeper(self) -> LeaseKeeper:
-        return LeaseKeeper(cast(Leases, self.leases), lambda: tuple(self.turns), clock=lambda: self.now)
+    def keeper(self, journal: Journal | None = None) -> LeaseKeeper:
+        leases = cast(Leases, self.leases)
+        return LeaseKeeper(leases, lambda: tuple(self.turns), clock=lambda: self.now, journal=journal)
 
 
 def lease() -> Lease:
@@ -112,36 +120,45 @@ async def test_a_last_try_is_made_at_the_end() -> None:
     assert len(kept.leases.heard) == 1
 
 
-async def test_nobody_is_taken_for_dead_just_after_the_database_was_away(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """All leases are old then, those of living instances too."""
-    monkeypatch.setattr("geko_proxy.metering.keeper.asyncio.sleep", _stop_after(3))
+async def test_a_lease_that_is_gone_is_taken_again_if_its_start_was_lost() -> None:
+    kept = Kept(turns=[Turn(lease(), Amount(7))])
+    kept.leases.gone = {kept.turns[0].lease.turn_id}
+    await kept.keeper().tick()
+    assert kept.leases.heard[-1] == ("restore", kept.turns[0].lease.turn_id, Amount(7))
+
+
+async def test_what_can_not_be_settled_does_not_hold_up_the_rest() -> None:
     kept = Kept(leases=FlakyLeases(away=True))
     keeper = kept.keeper()
-    with pytest.raises(_Stopped):
-        await keeper._every(RECOVERY_S, keeper.recover)
+    bad, good = lease(), lease()
+    await keeper.settle(bad, Outcome.DONE, CHARGES)
+    await keeper.settle(good, Outcome.DONE, CHARGES)
+    kept.leases.away, kept.leases.refuses = False, {bad.turn_id}
+    await keeper.tick()
+    assert [heard[1] for heard in kept.leases.heard] == [good.turn_id]
+
+
+async def test_what_waits_is_on_disk_before_the_end_is_seen(tmp_path: Path) -> None:
+    kept = Kept(leases=FlakyLeases(away=True))
+    died = kept.keeper(Journal(tmp_path))
+    await died.start()
+    waits = lease()
+    await died.settle(waits, Outcome.DONE, CHARGES, recovering=True)
+    (file,) = tmp_path.iterdir()
+    copy = file.read_bytes()  # as a process finds it after kill -9
+    await died.stop()
     kept.leases.away = False
-    assert await keeper.recover() == 0
-    kept.now += GRACE_S
-    assert await keeper.recover() == 1
+    again = kept.keeper(Journal(tmp_path))
+    await again.start()
+    await again.tick()
+    assert kept.leases.heard == [("settle", waits.turn_id, Outcome.DONE, list(CHARGES))]
+    assert copy
+    assert not list(tmp_path.iterdir())
+    await again.stop()
 
 
-def test_a_dead_instances_turns_are_settled_within_half_a_minute() -> None:
+def test_an_instance_that_stumbles_is_not_dead() -> None:
     ttl_s = inspect.signature(Leases).parameters["ttl_s"].default
-    assert ttl_s + RECOVERY_S < 30 - TICK_S
-    assert ttl_s >= 3 * (HEARTBEAT_S + TICK_S)  # one that stumbles is not dead
-
-
-class _Stopped(Exception):
-    pass
-
-
-def _stop_after(number: int) -> object:
-    left = iter(range(number))
-
-    async def sleep(_: float) -> None:
-        if next(left, None) is None:
-            raise _Stopped
-
-    return sleep
+    assert ttl_s >= 3 * (HEARTBEAT_S + TICK_S)
+    assert ttl_s + LOOK_S < 15
+    assert GRACE_S > HEARTBEAT_S + TICK_S

@@ -379,14 +379,12 @@ async def test_an_answer_over_midnight_counts_where_it_began(
     assert past.start <= entry.occurred_at < past.end
 
 
-async def test_a_deleted_window_is_a_store_error_once(
+async def test_a_window_that_is_gone_is_opened_again(
     leases: Leases, make_place: MakePlace, owner: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     place = await make_place(100)
     await leases.open_windows(place.tenant_id, place.workspace_id, base_holds(place.turn(), place.window))
-    await owner.execute("delete from limit_windows")
-    with pytest.raises(StoreError, match="window"):
-        await try_begin(leases, place.turn(), place.window, 10, 0)
+    await owner.execute("delete from limit_windows")  # as a crash of the server may do it
     assert isinstance(await try_begin(leases, place.turn(), place.window, 10, 0), Lease)
 
 

@@ -171,6 +171,39 @@ def test_reports_without_a_number_are_all_counted() -> None:
     assert len({charge.seq for charge in made.charges}) == 2
 
 
+def test_an_answer_that_nobody_could_hear_is_charged_what_librechat_stored() -> None:
+    last = final("the quick fox", 14)
+    stored = {"input": 4, "output": 9, "cacheRead": 30, "cacheWrite": 6}
+    last["responseMessage"] |= {"messageId": "m", "metadata": {"usage": stored}}
+    (charge,) = meter([]).finish(last)
+    assert (charge.input_tokens, charge.output_tokens, charge.cached_tokens) == (40, 9, 30)
+    assert (charge.source, charge.estimated) == (Source.RECOVERED, False)
+    (seen,) = meter(answer(3, 14)).finish(last)  # heard without a report: metadata is of other calls then
+    assert seen.estimated
+
+
+def test_an_unreported_summary_costs_the_prompt_that_turned_out_too_long() -> None:
+    summary = {"content": [{"type": "text", "text": "in short"}]}
+    event = {"event": "on_summarize_delta", "data": {"id": "s", "delta": {"summary": summary}}}
+    made = meter([context(500), event, context(60), step("u"), delta("u", "so it is")])
+    assert made.finish(None) == [
+        estimate(-1, 500, 2, kind="summarization"),
+        estimate(-2, 60, COUNTER.count("so it is")),
+    ]
+
+
+def test_one_report_may_be_about_all_calls_or_the_last() -> None:
+    events = [context(10), step("a"), delta("a", "one"), context(20), step("b"), delta("b", "two")]
+    made = meter(events)
+    made.on_last(usage(1, 22, 4)["data"])
+    assert made.finish(None)[1:] == [estimate(-1, 10, 1)]
+    made = meter(events)
+    made.on_sum(usage(1, 33, 4)["data"], least_prompt=40)
+    made.on_sum(usage(1, 33, 4)["data"])
+    assert [(charge.tokens, charge.estimated) for charge in made.finish(None)] == [(44, True)]
+    assert made.consumed == 44
+
+
 @pytest.mark.parametrize(
     "event", [{}, {"event": []}, {"event": "on_message_delta"}, {"sync": True}, {"created": True}]
 )

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from geko_proxy.metering import statements
-from geko_proxy.metering.leases import Lease, Leases
+from geko_proxy.metering.leases import Lease, Leases, start_of
 from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.storage.database import Database
@@ -72,7 +72,10 @@ async def test_another_tenant_cannot_touch_a_lease(database: Database, make_plac
         beat = await scope.fetch_row(statements.HEARTBEAT, [lease.turn_id], [0], [0], None, 60.0)
         assert beat is not None
         assert beat["turn_ids"] == []
-        assert await scope.fetch_row(statements.SETTLE, lease.turn_id, "done", "[]", False) is None
+        settled = (lease.turn_id, "done", "[]", False, *start_of(lease))
+        assert await scope.fetch_row(statements.SETTLE, *settled) is None
+        taken = (lease.turn_id, *start_of(lease), 1, 0, 0, 0, None, 60.0)
+        assert await scope.fetch_value(statements.RESTORE, *taken) is False
         assert await scope.fetch_row(statements.HOLD, lease.turn_id, [], [], []) is None
 
 

@@ -96,7 +96,7 @@ def test_the_configuration_offers_gekos_own_sign_in_only() -> None:
 def test_the_configuration_of_an_account_is_cut_down() -> None:
     found = config_of(SIGNED_IN, specs={"keep"})
     assert (found["allowAccountDeletion"], found["publicSharedLinksEnabled"]) == (False, False)
-    assert (found["sharedLinksEnabled"], found["balance"]) == (True, {"enabled": True})
+    assert (found["sharedLinksEnabled"], found["balance"]) == (True, {"enabled": False})
     assert found["interface"] == {
         "modelSelect": True,
         "marketplace": {"use": False},

@@ -11,12 +11,13 @@ import pytest
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Route
 from geko_proxy.librechat import ROWS
+from geko_proxy.metering.limits import Limit, LimitScope
 from geko_proxy.policy import replies
 from geko_proxy.policy.discovery import UnexpectedShape
 from geko_proxy.policy.guard import Guard
 from geko_proxy.policy.librechat_view import Caller, LibreChatView
 from geko_proxy.workspaces.config import WorkspaceConfig
-from tests.fake_services import FakeLibreChat, World, agent, exchange_of
+from tests.fake_services import TENANT, USER, WORKSPACE, FakeLibreChat, World, agent, exchange_of
 
 SMALL = WorkspaceConfig(models=("Mock/gpt-4o-mini",), mcp_servers=("good",))
 OPEN = WorkspaceConfig()
@@ -140,6 +141,28 @@ async def test_model_specs_are_cut_down_with_the_agents_they_start(config: Works
     )
     names = [each["name"] for each in found["modelSpecs"]["list"]]
     assert names == (["fine"] if config is SMALL else ["fine", "big", "agent", "odd"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "shown"),
+    [
+        ([], False),
+        ([Limit(WORKSPACE, WORKSPACE, LimitScope.WORKSPACE, amount=None)], False),
+        ([Limit(WORKSPACE, WORKSPACE, LimitScope.WORKSPACE, amount=0)], True),
+        ([Limit(USER, WORKSPACE, LimitScope.MEMBER, "*", amount=5)], True),
+        ([Limit(USER, WORKSPACE, LimitScope.MEMBER, str(USER), amount=5)], True),
+        ([Limit(USER, WORKSPACE, LimitScope.MEMBER, str(TENANT), amount=5)], False),
+        ([Limit(USER, WORKSPACE, LimitScope.MODEL, "Mock/*", amount=5)], False),
+    ],
+)
+async def test_the_page_shows_a_balance_when_a_limit_holds_for_the_caller(
+    limits: list[Limit], shown: bool
+) -> None:
+    world = World(limits=tuple(limits))
+    guard = Guard(OPEN, LibreChatView(world.librechat.as_client()), Caller("a1", "bearer"))
+    value = {"balance": {"enabled": not shown, "startBalance": 7}}
+    found = await replies.config(value, exchange_of("GET", "/api/config"), guard, world.services())
+    assert found["balance"] == {"enabled": shown}
 
 
 async def test_the_sign_in_page_gets_its_configuration_without_an_account() -> None:

@@ -45,6 +45,7 @@ class Settings:
     provider_retries, provider_retry_s: how often a 5xx of the provider is tried again, and the first pause, which
         doubles each time (LibreChat waits a second first, 80 in all, before it gives up).
     start_balance: credits of a new user; None switches LibreChat's balance off.
+    remote_agents: `interface.remoteAgents.use`; without it nobody gets a key of the Agents API.
     compression: DISABLE_COMPRESSION=false; with it the Agents API's streams arrive in one lump (contract §6).
     """
 
@@ -70,6 +71,7 @@ class Settings:
     start_balance: float | None = None
     secure_image_links: bool = False
     compression: bool = False
+    remote_agents: bool = True
     default_tokens: int = 20
     default_delay_ms: float = 10.0
     provider_retries: int = 6

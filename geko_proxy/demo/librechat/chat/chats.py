@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -87,7 +88,10 @@ def _turn(call: Call, conversation_id: str) -> Turn:
     if isinstance(added, dict):
         second = _speaker(call, added, 1)
         if not isinstance(second, str):  # a bad one is dropped silently (contract §4.2)
-            turn.speakers.append(second)
+            first, endpoint = (
+                spoken  # both start the graph, so both carry agentId and groupId (MultiAgentGraph)
+            )
+            turn.speakers = [(replace(first, group_id=1), endpoint), second]
     return turn
 
 
@@ -109,7 +113,7 @@ def _speaker(call: Call, body: Json, group_id: int | None) -> tuple[Speaker, End
     if agent is not None:
         shown = Speaker("agents", model, agent.name, agent.id, agent.id, agent.instructions, group_id)
         return shown, known
-    agent_id = f"{endpoint}__{model}___{known.name}"
+    agent_id = f"{endpoint}__{model}___{known.name}" + ("____1" if group_id else "")
     instructions = str(body.get("promptPrefix") or "")
     sender = sender_of(model, known.name)
     return Speaker(known.name, model, sender, agent_id, model, instructions, group_id), known

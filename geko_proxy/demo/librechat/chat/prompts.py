@@ -26,6 +26,10 @@ def words_of(content: list[Json]) -> str:
 
 def _message(message: Json) -> Json:
     if message["isCreatedByUser"]:
-        return {"role": "user", "content": message["text"]}
+        files = message.get("files") or []
+        pictures = [file for file in files if str(file.get("type", "")).startswith("image/")]
+        text = {"type": "text", "text": message["text"]}
+        shown = [{"type": "image_url", "image_url": {"url": file.get("filepath")}} for file in pictures]
+        return {"role": "user", "content": [text, *shown] if shown else message["text"]}
     texts = [part["text"] for part in message.get("content") or [] if part["type"] == "text"]
     return {"role": "assistant", "content": "".join(texts) or message.get("text", "")}

@@ -6,12 +6,15 @@ An order stands in the last user message, for instance `[[tokens=200 delay_ms=5]
   status      fail with this HTTP status; message: its text (no spaces)
   die_after   drop the connection after so many words
   prompt      say this many prompt tokens instead of counting
-  cached      say this many of the prompt tokens came from a cache
+  cached      say this many of the prompt tokens came from a cache; cache_write: were put into one
   reasoning   think so many words first
+  hidden      think so many tokens unseen: they are in the total only
+  image       so many tokens of the prompt for each picture (default 0)
   usage       when a stream reports usage: asked (default), always, never
   only        =model-name: the order counts only for that model
   echo        =1: answer with the words of the user message
   word        =river: answer with this word again and again ("owls" is one token here and two in real vocabularies)
+What an answer does beside its last call (tools, sub-agents, summaries) is ordered in the same place: see `scenes`.
 A prompt token is a run of letters and digits or one other visible character.
 """
 
@@ -62,12 +65,23 @@ class Delta(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Token counts of one call, as the provider reports them."""
+    """Token counts of one call, as the provider reports them.
+
+    prompt: the whole of it, with what was read from a cache (cached) or put into one (written). reasoning: the part of
+    completion that was thought; hidden: what was thought beside it.
+    """
 
     prompt: int
     completion: int
     cached: int
     reasoning: int
+    written: int = 0
+    hidden: int = 0
+
+    @property
+    def total(self) -> int:
+        """All that the provider bills."""
+        return self.prompt + self.completion + self.hidden
 
 
 @dataclass(slots=True)
@@ -76,7 +90,7 @@ class ModelCall:
 
     model: str
     messages: list[Json]
-    purpose: Literal["chat", "title", "agents api"]
+    purpose: Literal["chat", "title", "agents api", "subagent", "sequential", "summarization"]
     endpoint: str
     user_id: str
     conversation_id: str | None = None
@@ -92,6 +106,8 @@ class _Plan:
     reasoning: int
     prompt: int
     cached: int
+    written: int
+    hidden: int
     delay_s: float
     first_s: float
     die_after: int | None
@@ -100,7 +116,8 @@ class _Plan:
     message: str
 
     def usage(self, sent: int) -> Usage:
-        return Usage(self.prompt, sent, self.cached, min(self.reasoning, sent))
+        thought = min(self.reasoning, sent)
+        return Usage(self.prompt, sent, self.cached, thought, self.written, self.hidden if sent else 0)
 
 
 def tokens_in(text: str) -> int:
@@ -114,6 +131,12 @@ def text_of(content: object) -> str:
         return content
     parts = content if isinstance(content, list) else []
     return " ".join(str(part.get("text") or "") for part in parts if isinstance(part, dict))
+
+
+def pictures_in(content: object) -> int:
+    """How many pictures an OpenAI message's content has."""
+    parts = content if isinstance(content, list) else []
+    return sum(isinstance(part, dict) and part.get("type") in ("image_url", "input_image") for part in parts)
 
 
 @dataclass(slots=True)
@@ -150,7 +173,7 @@ class Provider:
             entry["outcome"] = "client went away"
             raise
         finally:
-            entry["usage"] = _usage_json(plan.usage(entry["sent"]))
+            entry.update(usage=_usage_json(plan.usage(entry["sent"])), ended_at=time.time())
         if plan.reports == "always" or (call.asks_usage and plan.reports == "asked"):
             call.usage = plan.usage(entry["sent"])
             entry["usage_sent"] = True
@@ -160,7 +183,7 @@ class Provider:
         plan = self._plan(call)
         entry = self._entry(call, stream=False)
         text = [delta.text async for delta in self._produce(plan, entry) if delta.kind == "text"]
-        entry.update(outcome="done", usage=_usage_json(plan.usage(entry["sent"])))
+        entry.update(outcome="done", usage=_usage_json(plan.usage(entry["sent"])), ended_at=time.time())
         if plan.reports != "never":
             call.usage = plan.usage(entry["sent"])
             entry["usage_sent"] = True
@@ -185,7 +208,7 @@ class Provider:
 
     def _plan(self, call: ModelCall) -> _Plan:
         users = [text_of(m.get("content")) for m in call.messages if m.get("role") == "user"]
-        order = _order(users[-1] if users else "", call.model)
+        order = order_in(call.messages, call.model)
         count = int(order.get("tokens", self.default_tokens))
         count = min(count, call.max_tokens) if call.max_tokens else count
         words = [WORDS[at % len(WORDS)] for at in range(count)]
@@ -194,12 +217,15 @@ class Provider:
         if order.get("echo"):
             words = users[-1].split() or ["-"]
         counted = sum(tokens_in(text_of(m.get("content"))) + 4 for m in call.messages)
+        counted += int(order.get("image", 0)) * sum(pictures_in(m.get("content")) for m in call.messages)
         reports = order.get("usage", "asked")
         return _Plan(
             words=words,
             reasoning=int(order.get("reasoning", 0)),
             prompt=int(order.get("prompt", counted)),
             cached=int(order.get("cached", 0)),
+            written=int(order.get("cache_write", 0)),
+            hidden=int(order.get("hidden", 0)),
             delay_s=float(order.get("delay_ms", self.default_delay_ms)) / 1000,
             first_s=float(order.get("first_ms", 0)) / 1000,
             die_after=int(order["die_after"]) if "die_after" in order else None,
@@ -211,6 +237,7 @@ class Provider:
     def _entry(self, call: ModelCall, *, stream: bool) -> Json:
         entry: Json = {
             "at": time.time(),
+            "ended_at": None,
             "purpose": call.purpose,
             "endpoint": call.endpoint,
             "user": call.user_id,
@@ -226,8 +253,10 @@ class Provider:
         return entry
 
 
-def _order(text: str, model: str) -> dict[str, str]:
-    found = _ORDER.search(text)
+def order_in(messages: list[Json], model: str) -> dict[str, str]:
+    """The order in the last user message, as far as it is for this model."""
+    users = [text_of(m.get("content")) for m in messages if m.get("role") == "user"]
+    found = _ORDER.search(users[-1] if users else "")
     order = {k: v for k, _, v in (part.partition("=") for part in found.group(1).split())} if found else {}
     return order if order.get("only") in (None, model) else {}
 
@@ -236,7 +265,7 @@ def _usage_json(usage: Usage) -> Json:
     return {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
-        "total_tokens": usage.prompt + usage.completion,
+        "total_tokens": usage.total,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
     }

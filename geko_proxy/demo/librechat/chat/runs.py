@@ -16,6 +16,7 @@ from geko_proxy.demo.librechat.chat import shapes
 from geko_proxy.demo.librechat.chat.balance import charge, lack_of_credits
 from geko_proxy.demo.librechat.chat.prompts import thread_prompt, words_of
 from geko_proxy.demo.librechat.chat.provider import Delta, ModelCall, ProviderDied, ProviderError, Usage
+from geko_proxy.demo.librechat.chat.scenes import Scene
 from geko_proxy.demo.librechat.chat.shapes import ROOT, Speaker
 from geko_proxy.demo.librechat.chat.streams import Stream, frame
 from geko_proxy.demo.librechat.chat.titles import TitleCall
@@ -63,7 +64,7 @@ class Run:
         self.steps: list[Json] = []
         self.usage_events: list[Json] = []
         self._conversation: Conversation | None = None
-        self._usages: list[Usage] = []
+        self._usages: list[tuple[str | None, Usage]] = []
         self._title: TitleCall | None = None
         self._context: Json | None = None
         self._ended = False
@@ -81,11 +82,15 @@ class Run:
             self._fail(encode(broke).decode())
             return
         title = self._start_title(conversation)
-        for speaker, _ in self.turn.speakers:
-            context = shapes.context_usage(self.response_id, speaker, tokens, len(messages))
-            self._context = self._context or context
-            self._publish({"event": "on_context_usage", "data": context})
-        await asyncio.gather(*(self._speak(messages, *who) for who in self.turn.speakers))
+        contexts = [
+            shapes.context_usage(self.response_id, speaker, tokens, len(messages))
+            for speaker, _ in self.turn.speakers
+        ]
+        self._context = contexts[0]
+        for context in contexts:
+            self.publish({"event": "on_context_usage", "data": context})
+        speaking = zip(self.turn.speakers, contexts, strict=True)
+        await asyncio.gather(*(self._speak(messages, *who, context) for who, context in speaking))
         if title is not None:
             await asyncio.wait({title}, timeout=_TITLE_GRACE_S)
         self._finish(conversation, tokens)
@@ -146,7 +151,7 @@ class Run:
         if body.get("isContinued"):
             known_answer = conversation.message(self.response_id) or {}
             self.content = shapes.continued(known_answer.get("content") or [], body.get("editedContent"))
-        self._publish({"created": True, "message": self.question, "streamId": self.conversation_id})
+        self.publish({"created": True, "message": self.question, "streamId": self.conversation_id})
         return conversation, conversation.thread(self.question["messageId"])
 
     def _new_question(self, parent_id: str) -> Json:
@@ -163,10 +168,11 @@ class Run:
         }
         return question | ({"files": [shapes.file_shown(f) for f in files]} if files else {})
 
-    async def _speak(self, messages: list[Json], speaker: Speaker, endpoint: Endpoint) -> None:
-        call = ModelCall(
+    def asked(self, speaker: Speaker, endpoint: Endpoint, prompts: list[Json]) -> ModelCall:
+        """A call of the speaker's model."""
+        return ModelCall(
             model=speaker.model,
-            messages=thread_prompt(speaker, messages),
+            messages=prompts,
             purpose="chat",
             endpoint=endpoint.name,
             user_id=self.user.id,
@@ -175,40 +181,69 @@ class Run:
             asks_usage=endpoint.asks_usage,
             max_tokens=self.turn.body.get("max_tokens"),
         )
-        step: Json | None = None
-        kind, thought = "", False
+
+    async def _speak(self, messages: list[Json], speaker: Speaker, endpoint: Endpoint, context: Json) -> None:
+        scene = Scene(self, speaker, endpoint, context)
         try:
-            async for piece in self.lc.provider.stream(call):
-                thought = thought or piece.kind == "think"
-                if step is None or piece.kind != kind:
-                    kind = piece.kind
-                    step = self._step(
-                        speaker, kind, f"{nanoid('msg_')}" if thought else f"chatcmpl-{uuid.uuid4().hex}"
-                    )
-                self._add(step, piece)
+            prompts = await scene.play(thread_prompt(speaker, messages))
+            call = self.asked(speaker, endpoint, prompts)
+            await self._answer(speaker, call)
         except (ProviderError, ProviderDied, ValueError) as error:
             text = f"An error occurred while processing the request: {error}"
             self.content.append({"type": "error", "error": text, **speaker.tags})
-        if call.usage is not None:
-            self._report(speaker, call.usage)
+            return
+        self.report(call, scene.vendor)
+
+    async def _answer(self, speaker: Speaker, call: ModelCall) -> None:
+        step: Json | None = None
+        kind, thought = "", False
+        async for piece in self.lc.provider.stream(call):
+            thought = thought or piece.kind == "think"
+            if step is None or piece.kind != kind:
+                kind = piece.kind
+                step = self._step(
+                    speaker, kind, f"{nanoid('msg_')}" if thought else f"chatcmpl-{uuid.uuid4().hex}"
+                )
+            self._add(step, piece)
 
     def _step(self, speaker: Speaker, kind: str, message_id: str) -> Json:
         step = shapes.run_step(self.response_id, speaker, len(self.content), message_id)
-        self.content.append({"type": kind, kind: "", **speaker.tags})
+        return self.open_step(step, {"type": kind, kind: "", **speaker.tags})
+
+    def open_step(self, step: Json, part: Json) -> Json:
+        """Begin a part of the answer."""
+        self.content.append(part)
         self.steps.append(step)
-        self._publish({"event": "on_run_step", "data": step}, also_replaced=True)
+        self.publish({"event": "on_run_step", "data": step}, also_replaced=True)
         return step
+
+    def show_context(self, context: Json) -> None:
+        """Announce a call."""
+        self._context = context
+        self.publish({"event": "on_context_usage", "data": context})
 
     def _add(self, step: Json, piece: Delta) -> None:
         self.content[step["index"]][piece.kind] += piece.text
-        self._publish(shapes.delta(step["id"], piece.kind, piece.text), also_replaced=True)
+        self.publish(shapes.delta(step["id"], piece.kind, piece.text), also_replaced=True)
 
-    def _report(self, speaker: Speaker, usage: Usage) -> None:
-        self._usages.append(usage)
-        charge(self.user, speaker.model, usage)
-        event = shapes.token_usage(self.response_id, len(self._usages), speaker.model, usage)
+    def report(self, call: ModelCall, vendor: str, kind: str | None = None) -> None:
+        """Tell what a call has used, if the provider told; kind: LibreChat's usage_type."""
+        if call.usage is None:
+            return
+        self._usages.append((kind, call.usage))
+        charge(self.user, call.model, call.usage)
+        event = shapes.token_usage(
+            self.response_id, len(self._usages), call.model, call.usage, vendor=vendor, kind=kind
+        )
         self.usage_events.append(event)
-        self._publish({"event": "on_token_usage", "data": event})
+        self.publish({"event": "on_token_usage", "data": event})
+
+    def _metadata(self) -> Json | None:
+        """What is stored of all reports: the context as the last call of the answer itself found it."""
+        primary = [usage for kind, usage in self._usages if kind is None]
+        if not primary or self._context is None:
+            return None
+        return shapes.metadata(self._context, primary[-1], [usage for _, usage in self._usages])
 
     def _start_title(self, conversation: Conversation) -> asyncio.Task[None] | None:
         endpoint = self.turn.speakers[0][1]
@@ -220,7 +255,7 @@ class Run:
     async def _make_title(self, conversation: Conversation, title: TitleCall) -> None:
         await title.make(str(self.question and self.question["text"]), self.response_id)
         if title.event is not None:
-            self._publish(title.event)
+            self.publish(title.event)
         if self._ended:
             self._keep_title(conversation)
 
@@ -233,8 +268,9 @@ class Run:
         self._ended = True
         answer = self._store_answer(unfinished=False)
         more: Json = {"isEdited": bool(self.turn.body.get("isContinued")), "promptTokens": tokens}
-        if self._usages and self._context is not None:
-            more["metadata"] = shapes.metadata(self._context, self._usages)
+        metadata = self._metadata()
+        if metadata is not None:
+            more["metadata"] = metadata
         last = frame(shapes.final(conversation.doc, self.question, answer, more))
         if self.stream.run is self and not self.aborted:
             self.lc.jobs.finished(self.stream, last)
@@ -257,16 +293,18 @@ class Run:
             "attachments": [],
             "tokenCount": self._token_count(),
         }
-        if self._usages and self._context is not None:
-            shown["metadata"] = shapes.stored_metadata(shapes.metadata(self._context, self._usages))
+        metadata = self._metadata()
+        if metadata is not None:
+            shown["metadata"] = shapes.stored_metadata(metadata)
         stored = self._stored(shown, now_iso()) | {"unfinished": unfinished}
         self._conversation.save(stored)
         return stored
 
     def _token_count(self) -> int:
         """Usage, else the finished title call's count (the trap of contract §4.6), else an estimate."""
-        if self._usages:
-            return sum(usage.completion for usage in self._usages)
+        seen = [usage for kind, usage in self._usages if kind in (None, "summarization")]
+        if seen:
+            return sum(usage.completion + usage.hidden for usage in seen)
         if self._title is not None and self._title.tokens is not None:
             return self._title.tokens
         return shapes.estimate(words_of(self.content))
@@ -289,7 +327,7 @@ class Run:
         if self.stream.run is self and not self.aborted:
             self.lc.jobs.finished(self.stream, frame({"error": text}, "error"), failed=True)
 
-    def _publish(self, data: Json, *, also_replaced: bool = False) -> None:
+    def publish(self, data: Json, *, also_replaced: bool = False) -> None:
         mine = self.stream.run is self or also_replaced
         if mine and not self.aborted and self.stream.last is None:
             self.stream.publish(frame(data))

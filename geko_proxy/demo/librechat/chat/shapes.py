@@ -83,6 +83,18 @@ def context_usage(run_id: str, speaker: Speaker, message_tokens: int, message_co
     }
 
 
+def recalled(context: Json, message_tokens: int, message_count: int) -> Json:
+    """The `on_context_usage` of a further call: other messages, all else as before."""
+    moved = message_tokens - context["breakdown"]["messageTokens"]
+    breakdown = {**context["breakdown"], "messageTokens": message_tokens, "messageCount": message_count}
+    return {
+        **context,
+        "breakdown": breakdown,
+        "prePruneContextTokens": message_tokens,
+        "remainingContextTokens": context["remainingContextTokens"] - moved,
+    }
+
+
 def settled_context(context: Json, usage: Usage) -> Json:
     """The context snapshot with the provider's numbers in it, for a final's metadata."""
     breakdown = {k: v for k, v in context["breakdown"].items() if k != "toolTokenCounts"}
@@ -95,15 +107,18 @@ def settled_context(context: Json, usage: Usage) -> Json:
     }
 
 
-def metadata(context: Json, usages: Sequence[Usage]) -> Json:
-    """`responseMessage.metadata`: display units, so input excludes what came from a cache (contract §4.6)."""
+def metadata(context: Json, last: Usage, usages: Sequence[Usage]) -> Json:
+    """`responseMessage.metadata`: display units, so input excludes what came from a cache (contract §4.6).
+
+    last: the answer's own last call, which the context is settled by; usages: all calls.
+    """
     shown = {
-        "input": sum(u.prompt - u.cached for u in usages),
-        "output": sum(u.completion for u in usages),
-        "cacheWrite": 0,
+        "input": sum(u.prompt - u.cached - u.written for u in usages),
+        "output": sum(u.completion + u.hidden for u in usages),
+        "cacheWrite": sum(u.written for u in usages),
         "cacheRead": sum(u.cached for u in usages),
     }
-    return {"contextUsage": settled_context(context, usages[0]), "usage": shown}
+    return {"contextUsage": settled_context(context, last), "usage": shown}
 
 
 def stored_metadata(shown: Json) -> Json:
@@ -133,15 +148,37 @@ def delta(step_id: str, kind: str, text: str) -> Json:
     return {"event": name, "data": {"id": step_id, "delta": {"content": [{"type": kind, kind: text}]}}}
 
 
-def token_usage(run_id: str, seq: int, model: str, usage: Usage) -> Json:
-    """Data of `on_token_usage`."""
+def tool_step(run_id: str, speaker: Speaker, index: int, call_id: str, name: str) -> Json:
+    """Data of `on_run_step` for a tool call, whose arguments follow."""
+    details = {"type": "tool_calls", "tool_calls": [{"id": call_id, "name": name, "args": ""}]}
+    step = run_step(run_id, speaker, index, "")
+    return {**step, "type": "tool_calls", "stepDetails": details}
+
+
+def tool_delta(step_id: str, arguments: str) -> Json:
+    """An `on_run_step_delta` event: a piece of a tool call's arguments."""
+    found = {"type": "tool_calls", "tool_calls": [{"index": 0, "args": arguments}]}
+    return {"event": "on_run_step_delta", "data": {"id": step_id, "delta": found}}
+
+
+def tool_done(step: Json, call: Json) -> Json:
+    """An `on_run_step_completed` event: a tool has given its output."""
+    result = {"id": step["id"], "index": step["index"], "type": "tool_call", "tool_call": call}
+    return {"event": "on_run_step_completed", "data": {"result": result}}
+
+
+def token_usage(run_id: str, seq: int, model: str, usage: Usage, *, vendor: str, kind: str | None) -> Json:
+    """Data of `on_token_usage`; bedrock tells cached tokens apart from its input (contract §4.6)."""
+    cache = {"cache_read": usage.cached} | ({"cache_creation": usage.written} if usage.written else {})
+    apart = usage.cached + usage.written if vendor == "bedrock" else 0
     return {
-        "input_tokens": usage.prompt,
+        "input_tokens": usage.prompt - apart,
         "output_tokens": usage.completion,
-        "total_tokens": usage.prompt + usage.completion,
-        "input_token_details": {"cache_read": usage.cached},
+        "total_tokens": usage.total,
+        "input_token_details": cache,
         "model": model,
-        "provider": "openAI",
+        "provider": vendor,
+        **({"usage_type": kind} if kind else {}),
         "runId": run_id,
         "seq": seq,
     }

@@ -63,6 +63,8 @@ class ApiKeys:
 
 async def create(call: Call) -> web.Response:
     """POST /api/api-keys"""
+    if not call.lc.settings.remote_agents:
+        return json_reply({"message": "Forbidden: Insufficient permissions"}, 403)
     name = call.body.get("name")
     if not isinstance(name, str) or not name.strip():
         return json_reply({"error": "API key name is required"}, 400)

@@ -11,6 +11,7 @@ from geko_proxy.demo.librechat.chat.provider import ModelCall, ProviderDied, Pro
 from geko_proxy.demo.librechat.express import Json, encode, json_reply, nanoid
 from geko_proxy.demo.librechat.library.agents import Agent
 from geko_proxy.demo.librechat.remote.access import agent_of, model_call, provider_failure, send_stream
+from geko_proxy.demo.librechat.remote.loops import Loop
 from geko_proxy.demo.librechat.routes import Call, Guard, Route
 
 
@@ -60,28 +61,44 @@ async def chat(call: Call) -> web.StreamResponse:
 
 
 async def _completion(call: Call, agent: Agent, asked: ModelCall) -> web.Response:
-    text, thought = "", ""
+    said = {"text": "", "think": ""}
+    tools: list[Json] = []
+    loop = Loop(call.lc.provider, asked)
     try:
-        async for piece in call.lc.provider.stream(asked):
-            text += piece.text if piece.kind == "text" else ""
-            thought += piece.text if piece.kind == "think" else ""
+        async for piece in loop.pieces():
+            if piece.kind == "tool":
+                tools.append(_tool(piece.text))
+            elif piece.kind == "args":
+                tools[-1]["function"]["arguments"] += piece.text
+            elif piece.kind != "output":
+                said[piece.kind] += piece.text
     except (ProviderError, ProviderDied) as failed:
         return provider_failure(failed)
-    message = {"role": "assistant", "content": text} | ({"reasoning": thought} if thought else {})
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return json_reply({**_base(agent, "chat.completion"), "choices": [choice], "usage": _usage(asked.usage)})
+    text, thought = said["text"], said["think"]
+    message: Json = {"role": "assistant", "content": text or None}
+    message |= ({"reasoning": thought} if thought else {}) | ({"tool_calls": tools} if tools else {})
+    choice = {"index": 0, "message": message, "finish_reason": "stop" if text or not tools else "tool_calls"}
+    return json_reply({**_base(agent, "chat.completion"), "choices": [choice], "usage": _usage(loop.usages)})
 
 
 async def _chunks(call: Call, agent: Agent, asked: ModelCall) -> AsyncIterator[bytes]:
     base = _base(agent, "chat.completion.chunk")
     yield _chunk(base, {"role": "assistant"})
+    loop, index = Loop(call.lc.provider, asked), -1
     try:
-        async for piece in call.lc.provider.stream(asked):
-            yield _chunk(base, {"content" if piece.kind == "text" else "reasoning": piece.text})
+        async for piece in loop.pieces():
+            if piece.kind == "tool":
+                index += 1
+                yield _chunk(base, {"tool_calls": [{"index": index, **_tool(piece.text)}]})
+            elif piece.kind == "args":
+                arguments = {"index": index, "function": {"arguments": piece.text}}
+                yield _chunk(base, {"tool_calls": [arguments]})
+            elif piece.kind != "output":
+                yield _chunk(base, {"content" if piece.kind == "text" else "reasoning": piece.text})
     except (ProviderError, ProviderDied) as failed:
         yield _chunk(base, {"content": f"\n\nError: {failed}"}, "stop")
     else:
-        yield _chunk(base, {}, "stop", {"usage": _usage(asked.usage)})
+        yield _chunk(base, {}, "stop", {"usage": _usage(loop.usages)})
     yield b"data: [DONE]\n\n"
 
 
@@ -94,9 +111,14 @@ def _base(agent: Agent, kind: str) -> Json:
     return {"id": nanoid("chatcmpl-"), "object": kind, "created": int(time.time()), "model": agent.id}
 
 
-def _usage(usage: Usage | None) -> Json:
-    """Zeros when the provider reported none (contract §6)."""
-    prompt, completion = (usage.prompt, usage.completion) if usage else (0, 0)
+def _tool(call_id: str) -> Json:
+    """A tool call that begins."""
+    return {"id": call_id, "type": "function", "function": {"name": "search_mcp_everything", "arguments": ""}}
+
+
+def _usage(usages: list[Usage]) -> Json:
+    """The sum of all calls; zeros when the provider reported none (contract §6)."""
+    prompt, completion = sum(usage.prompt for usage in usages), sum(usage.completion for usage in usages)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from geko_proxy.demo.librechat.chat.provider import ModelCall, ProviderDied, ProviderError, Usage
+from geko_proxy.demo.librechat.chat.provider import ProviderDied, ProviderError, Usage
 from geko_proxy.demo.librechat.express import Json, encode, json_reply
 from geko_proxy.demo.librechat.remote.access import agent_of, model_call, provider_failure, send_stream
 from geko_proxy.demo.librechat.remote.completions import models
+from geko_proxy.demo.librechat.remote.loops import Loop, Piece
 from geko_proxy.demo.librechat.routes import Call, Guard, Route
 
 _FIXED: Json = {
@@ -46,12 +47,12 @@ async def create(call: Call) -> web.StreamResponse:
     if isinstance(agent, web.Response):
         return agent
     asked = model_call(call, agent, _messages(call.body.get("input")))
-    answer = _Answer(call.body, asked)
+    answer = _Answer(call.body, Loop(call.lc.provider, asked))
     if call.body.get("stream"):
         return await send_stream(call, _events(call, answer))
     try:
-        async for piece in call.lc.provider.stream(asked):
-            answer.text += piece.text if piece.kind == "text" else ""
+        async for piece in answer.loop.pieces():
+            answer.take(piece)
     except (ProviderError, ProviderDied) as failed:
         return provider_failure(failed)
     shown = answer.shown("completed")
@@ -81,11 +82,28 @@ def _messages(given: object) -> list[Json]:
 class _Answer:
     """A response object as it grows."""
 
-    def __init__(self, body: Json, asked: ModelCall) -> None:
-        self.body, self.asked, self.text = body, asked, ""
+    def __init__(self, body: Json, loop: Loop) -> None:
+        self.body, self.loop, self.text = body, loop, ""
+        self.tools: list[Json] = []
         self.id = f"resp_{secrets.token_hex(7)}"
         self.item_id = f"msg_{secrets.token_hex(4)}"
         self.created_at = int(time.time())
+
+    def take(self, piece: Piece) -> None:
+        """Take a piece of any call."""
+        if piece.kind == "tool":
+            item = {"type": "function_call", "id": f"fc_{secrets.token_hex(4)}", "call_id": piece.text}
+            self.tools.append(
+                {**item, "name": "search_mcp_everything", "arguments": "", "status": "completed"}
+            )
+        elif piece.kind == "args":
+            self.tools[-1]["arguments"] += piece.text
+        elif piece.kind == "output":
+            item = {"type": "function_call_output", "id": f"fco_{secrets.token_hex(4)}"}
+            called = self.tools[-1]["call_id"]
+            self.tools.append({**item, "call_id": called, "output": piece.text, "status": "completed"})
+        elif piece.kind == "text":
+            self.text += piece.text
 
     def part(self) -> Json:
         return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": []}
@@ -111,9 +129,9 @@ class _Answer:
             "model": self.body.get("model"),
             "previous_response_id": self.body.get("previous_response_id"),
             "instructions": self.body.get("instructions"),
-            "output": [self.item("completed", [self.part()])] if done else [],
+            "output": [*self.tools, self.item("completed", [self.part()])] if done else [],
             **_FIXED,
-            "usage": _usage(self.asked.usage) if done else None,
+            "usage": _usage(self.loop.usages) if done else None,
             "store": bool(self.body.get("store")),
             **_END,
         }
@@ -125,11 +143,19 @@ async def _events(call: Call, answer: _Answer) -> AsyncIterator[bytes]:
     for name in ("response.created", "response.in_progress"):
         yield line.event(name, {"response": answer.shown("in_progress")})
     item = answer.item("in_progress", [])
-    yield line.event("response.output_item.added", {"output_index": 0, "item": item})
-    yield line.event("response.content_part.added", {**place, "part": answer.part()})
+    begun = False
     try:
-        async for piece in call.lc.provider.stream(answer.asked):
-            answer.text += piece.text if piece.kind == "text" else ""
+        async for piece in answer.loop.pieces():
+            answer.take(piece)
+            if piece.kind in ("tool", "args", "output"):
+                yield _tool_event(line, answer, piece)
+                continue
+            if not begun:
+                begun = True
+                yield line.event("response.output_item.added", {"output_index": 0, "item": item})
+                yield line.event(
+                    "response.content_part.added", {**place, "part": {**answer.part(), "text": ""}}
+                )
             name = "response.output_text.delta" if piece.kind == "text" else "response.reasoning.delta"
             yield line.event(name, {**place, "delta": piece.text, "logprobs": []})
     except (ProviderError, ProviderDied) as failed:
@@ -145,6 +171,15 @@ async def _events(call: Call, answer: _Answer) -> AsyncIterator[bytes]:
     yield b"data: [DONE]\n\n"
 
 
+def _tool_event(line: _Line, answer: _Answer, piece: Piece) -> bytes:
+    """A tool call begins, grows, or has its output."""
+    item, index = answer.tools[-1], len(answer.tools) - 1
+    if piece.kind == "args":
+        data = {"item_id": item["id"], "output_index": index, "call_id": item["call_id"], "delta": piece.text}
+        return line.event("response.function_call_arguments.delta", data)
+    return line.event("response.output_item.added", {"output_index": index, "item": item})
+
+
 class _Line:
     """Numbers the events of one stream."""
 
@@ -157,8 +192,9 @@ class _Line:
         return b"event: %s\ndata: %s\n\n" % (name.encode(), encode(numbered))
 
 
-def _usage(usage: Usage | None) -> Json:
-    got = usage or Usage(0, 0, 0, 0)
+def _usage(usages: list[Usage]) -> Json:
+    """Of the last call only: LibreChat's updateTrackerUsage overwrites what earlier calls used."""
+    got = usages[-1] if usages else Usage(0, 0, 0, 0)
     return {
         "input_tokens": got.prompt,
         "output_tokens": got.completion,
