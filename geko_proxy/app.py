@@ -209,7 +209,7 @@ def _services(
     mailer: MailQueue | None,
     background: Background,
 ) -> Services:
-    auth = settings.auth
+    auth, shortest = settings.auth, settings.auth.password_min_length
     sealer = Sealer(auth.encryption_secret)
     tokens = _tokens(settings)
     shadow_store = ShadowStore(database)
@@ -228,7 +228,7 @@ def _services(
         background=background,
         client=client,
         users=UserStore(database),
-        registration=Registration(database, min_password=auth.password_min_length),
+        registration=Registration(database, min_password=shortest),
         sessions=_sessions(settings, database, invalidation),
         last_seen=LastSeen(database),
         tokens=tokens,
@@ -245,7 +245,7 @@ def _services(
         members=members,
         invitations=invitations,
         auto_joins=auto_joins,
-        joining=Joining(database, members, invitations, auto_joins, Audit()),
+        joining=Joining(database, members, invitations, auto_joins, Audit(), min_password=shortest),
         hosts=WorkspaceHosts(database, invalidation, settings.server.workspace_hosts),
         configs=WorkspaceConfigStore(database, invalidation),
         shared_links=SharedLinkStore(database),

@@ -69,6 +69,10 @@ class Door:
         exchange.allowed_origin = self._cors.allowed(request.headers.get("Origin"))
         if bad is not None or not _HOST.fullmatch(request.host):
             exchange.route, exchange.operation = Route.BLOCKED, "bad_path"
+        elif (
+            len(request.headers.getall("Authorization", ())) > 1
+        ):  # a proxy before may have looked at another one
+            exchange.route, exchange.operation = Route.BLOCKED, "two_credentials"
         elif request.headers.get("Upgrade", "").lower() == "websocket":
             exchange.route, exchange.operation = Route.BLOCKED, "websocket"
         elif body_source is not None and not rule.upload:
@@ -107,6 +111,8 @@ class Door:
         """What an exchange with the route BLOCKED gets."""
         if exchange.operation == "bad_path":
             return Refused(400, "bad_path", "The path or the Host header is malformed.")
+        if exchange.operation == "two_credentials":
+            return Refused(400, "two_credentials", "There is more than one Authorization header.")
         if exchange.operation == "websocket":  # LibreChat has none (contract §8)
             return Refused(400, "upgrade_refused", "There are no WebSockets here.")
         allowed = self._classifier.methods(exchange.request.path)

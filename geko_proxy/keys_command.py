@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import getpass
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +12,7 @@ from typing import Any
 
 from geko_proxy.accounts.sealing import Sealer
 from geko_proxy.accounts.signing_key_rotation import DELAY_S, SKEW_S, URGENT_DELAY_S
-from geko_proxy.accounts.signing_key_store import SigningKeyStore, StoredKey
+from geko_proxy.accounts.signing_key_store import KeyEvent, SigningKeyStore, StoredKey
 from geko_proxy.accounts.signing_keys import ALGORITHMS
 from geko_proxy.config import Settings
 from geko_proxy.config.secrets import weakness
@@ -26,6 +28,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser("keys", help=TEXT, description=TEXT)
     actions = parser.add_subparsers(required=True, metavar="action", dest="action")
     actions.add_parser("list", help="Show the keys and what each is good for now.")
+    actions.add_parser("log", help="Show what was done to the keys, when and by whom; the newest first.")
     rotate = actions.add_parser(
         "rotate", help=f"Make a key that signs in {DELAY_S // 60} minutes, when everybody knows it."
     )
@@ -43,6 +46,8 @@ async def run(settings: Settings, arguments: argparse.Namespace) -> None:
         if arguments.action == "list":
             ttl_s = settings.auth.access_token_ttl_s + SKEW_S
             print("\n".join(lines(await store.rows(), ttl_s, time.time())) or "there are no keys")
+        elif arguments.action == "log":
+            print("\n".join(map(event_line, await store.events())) or "nothing was done yet")
         elif arguments.action == "rotate":
             algorithm = arguments.algorithm or settings.auth.signing
             algorithm = algorithm if algorithm in ALGORITHMS else ALGORITHMS[0]
@@ -63,7 +68,7 @@ async def opened(settings: Settings) -> AsyncIterator[SigningKeyStore]:
     database = await Database.open(settings.database.url, max_size=2)
     try:
         sealer = Sealer(settings.auth.encryption_secret)
-        yield SigningKeyStore(database, sealer, Invalidation(settings.database.url))
+        yield SigningKeyStore(database, sealer, Invalidation(settings.database.url), whoami())
     finally:
         await database.close()
 
@@ -80,6 +85,19 @@ def lines(rows: list[StoredKey], ttl_s: float, now: float) -> list[str]:
             f"{row.kid}  {row.algorithm:<5}  {state:<8}  signs from {row.signs_from:%Y-%m-%d %H:%M:%SZ}"
         )
     return found
+
+
+def event_line(event: KeyEvent) -> str:
+    """One line: when, who, what, which key, more."""
+    return f"{event.happened_at:%Y-%m-%d %H:%M:%SZ}  {event.actor}  {event.action}  {event.target}  {event.details}"
+
+
+def whoami() -> str:
+    """Who gives the command, for the log: the account on this machine."""
+    try:
+        return f"geko keys by {getpass.getuser()}"[:200]
+    except (KeyError, OSError):  # a number without a name, as in containers
+        return f"geko keys by user {os.getuid()}"
 
 
 def state_of(row: StoredKey, successor: float | None, ttl_s: float, now: float) -> str:

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from geko_proxy.accounts.api_keys import ApiKey
 from geko_proxy.accounts.shadow import Shadow
 from geko_proxy.accounts.tokens import Identity
 from geko_proxy.errors import StoreError, UpstreamError
@@ -237,6 +238,9 @@ class Recovery:
         exchange.tenant = await services.tenants.get(turn.tenant_id)
         exchange.workspace = await services.workspaces.get(turn.tenant_id, turn.workspace_id)
         exchange.role, exchange.turn_id = role, turn.turn_id
+        if turn.key_id is not None:  # the answer ends when the key is revoked, here as there
+            ids = (turn.tenant_id, turn.key_id, turn.workspace_id, turn.user_id)
+            exchange.api_key = ApiKey(*ids, name="", scopes=frozenset())
         exchange.model = f"{turn.endpoint}/{turn.model}"
         zone = exchange.tenant.time_zone if exchange.tenant is not None else "UTC"
         limits = await services.limits.list(turn.tenant_id, turn.workspace_id)

@@ -6,6 +6,7 @@ import argparse
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
 from geko_proxy import keys_command
@@ -44,6 +45,25 @@ async def test_keys_are_made_listed_and_retired(dsn: str, capsys: pytest.Capture
     with pytest.raises(UnknownKid):
         await run(capsys, dsn, "retire", first)
     assert [first, "EdDSA", "retired"] in [line.split()[:3] for line in await run(capsys, dsn, "list")]
+
+
+async def test_what_was_done_to_keys_stays_on_record(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (kid,) = [line.split()[1] for line in await run(capsys, dsn, "rotate")]
+    await run(capsys, dsn, "retire", kid, "--force")
+    with pytest.raises(UnknownKid):
+        await run(capsys, dsn, "retire", kid)
+    retired, made = (line.split("  ") for line in await run(capsys, dsn, "log"))
+    assert [made[2:4], retired[2:4]] == [["signing_key.add", kid], ["signing_key.retire", kid]]
+    assert made[1] == retired[1] == keys_command.whoami()
+    assert SECRET not in "".join(made)
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("set role geko_app")
+        for statement in ("delete from installation_log", "select * from installation_log"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 async def test_what_keeps_it_from_working(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:

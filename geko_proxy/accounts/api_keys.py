@@ -66,6 +66,10 @@ where tenant_id = $1 and key_id = $2 and revoked_at is null
     and ($3::uuid is null or user_id = $3) and ($4::uuid is null or workspace_id = $4)
 returning name, user_id, workspace_id"""
 
+REVOKE_ALL: Final = """
+update api_keys set revoked_at = now() where tenant_id = $1 and user_id = $2 and revoked_at is null
+returning key_id"""
+
 
 class KeyScope(StrEnum):
     """What a key may be used for, as far as its user's role allows it."""
@@ -150,6 +154,7 @@ class ApiKeys:
         # Only keys that were presented with the right secret are kept, under a hash of it: a wrong secret costs the
         # same look into the database as an unknown id.
         self._keys: Cache[ApiKey] = Cache(TOPIC, ttl_s=CACHE_TTL_S, invalidation=invalidation)
+        self._scopes: Cache[frozenset[KeyScope]] = Cache(TOPIC, ttl_s=CACHE_TTL_S, invalidation=invalidation)
         self._used: dict[UUID, datetime] = {}
 
     @property
@@ -168,6 +173,10 @@ class ApiKeys:
         except _Wrong:
             return None
         return key if key.expires_at is None or key.expires_at > datetime.now(UTC) else None
+
+    async def scopes(self, key_id: UUID) -> frozenset[KeyScope]:
+        """What a key that was good is still good for: nothing once it is revoked or over, or its owner disabled."""
+        return await self._scopes.get(f"{key_id}/scopes", lambda: self._load_scopes(key_id))
 
     def note_use(self, key_id: UUID) -> None:
         """Remember that a key was used now; `flush_uses` writes it."""
@@ -256,9 +265,19 @@ class ApiKeys:
         row = await scope.fetch_row(REVOKE, key_id, user_id, workspace_id)
         return None if row is None else dict(row)
 
+    async def revoke_all(self, scope: Scope, user_id: UUID) -> list[UUID]:
+        """End all keys of a person; every instance hears of it when the transaction ends. Returns their ids."""
+        return [row["key_id"] for row in await scope.fetch(REVOKE_ALL, user_id)]
+
     def forget(self, key_id: UUID) -> None:
         """Drop what this process knows of a key; the others hear of the change from the database."""
+        self._scopes.drop(f"{key_id}/{EVERYTHING}")
         self._keys.drop(f"{key_id}/{EVERYTHING}")
+
+    async def _load_scopes(self, key_id: UUID) -> frozenset[KeyScope]:
+        async with self._database.system() as system:
+            row = await system.fetch_row(FIND, key_id)
+        return frozenset() if row is None else frozenset(read_scopes(row["scopes"]))
 
     async def _load(self, given: KeyText) -> ApiKey:
         async with self._database.system() as system:

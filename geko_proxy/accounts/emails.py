@@ -17,6 +17,8 @@ ADDRESS: Final = re.compile(
 
 def normalise_email(text: str) -> str | None:
     """The address in lower case without surrounding blanks, or None when it is none."""
+    if not text.isascii():  # the Kelvin sign in lower case is a k: another mailbox would count as this one
+        return None
     address = text.strip().lower()
     if len(address) > MAX_LENGTH or ADDRESS.fullmatch(address) is None:
         return None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import threading
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from geko_proxy.errors import Refused
 
@@ -20,6 +21,16 @@ T = TypeVar("T")
 NICENESS: Final = 10  # a flood of sign-ins must not keep the event loop's thread from its core
 BURST_S: Final = 4.0  # processor time that may be spent at once after a quiet time
 GUESS_S: Final = 0.3  # of one hash, until the first was timed
+
+FIRST: Final = -1  # the rank of somebody known
+
+
+class Waiting(NamedTuple):
+    """Somebody who waits for a thread. number: the order in which they came."""
+
+    rank: int
+    number: int
+    turn: asyncio.Future[None]
 
 
 class Budget:
@@ -48,8 +59,9 @@ class Budget:
 class HashingPool:
     """Runs slow functions in threads.
 
-    workers: threads. queue: who may wait, and once more as many who come first; who comes when it is full is refused
-    at once. cpu_share: cores that may be used on average, None for no limit.
+    workers: threads. queue: who may wait, and once more as many who come first; all go by rank, then by time. Is it
+    full, the last of them is refused for somebody of a better rank, else whoever comes. cpu_share: cores that may be
+    used on average, None for no limit.
     """
 
     def __init__(
@@ -66,15 +78,18 @@ class HashingPool:
         self._budget = Budget(cpu_share or float(os.cpu_count() or 1) * 64, burst_s, clock)
         self._share = cpu_share
         self._threads = ThreadPoolExecutor(self._workers, "scrypt", initializer=lower_priority)
-        self._first: deque[asyncio.Future[None]] = deque()
-        self._later: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[Waiting] = []  # sorted
+        self._numbers = itertools.count()
         self._cost_s = GUESS_S
         self._timer: asyncio.TimerHandle | None = None
         self.cpu_s = 0.0  # spent so far
 
-    async def run(self, function: Callable[..., T], *args: object, first: bool = False) -> T:
-        """The function's result. first: pass those who wait (somebody known). Raises Refused 503 when it is full."""
-        await self._enter(first=first)
+    async def run(self, function: Callable[..., T], *args: object, rank: int = 0) -> T:
+        """The function's result. rank: FIRST for somebody known, else the more the less urgent.
+
+        Raises Refused 503 when it is full, also while waiting.
+        """
+        await self._enter(rank)
         loop = asyncio.get_running_loop()
         expected_s = self._cost_s
         self._budget.spend(expected_s)
@@ -90,41 +105,51 @@ class HashingPool:
             self._timer.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _enter(self, *, first: bool) -> None:
-        waiting = self._first if first else self._later
-        ahead = len(self._first) if first else len(self._first) + len(self._later)
+    async def _enter(self, rank: int) -> None:
+        ahead = sum(each.rank <= rank for each in self._waiting)
         if self._free and not ahead and not self._budget.wait_s():
             self._free -= 1
             return
-        if len(waiting) >= self._queue:
-            raise Refused(
-                503,
-                "sign_in_busy",
-                "Too many people are signing in at this moment. Try again shortly.",
-                retry_after_s=self._retry_after_s(ahead),
-            )
+        self._make_room(rank, ahead)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting.append(turn)
+        waiting = Waiting(rank, next(self._numbers), turn)
+        insort(self._waiting, waiting)
         self._wake()
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the place was given, but nobody is there to take it
-                self._free += 1
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._free += 1  # the place was given, but nobody is there to take it
                 self._wake()
             with contextlib.suppress(ValueError):
-                waiting.remove(turn)
+                self._waiting.remove(waiting)
             raise
+
+    def _make_room(self, rank: int, ahead: int) -> None:
+        """Refuse the last one who waits for one who should come before. Raises Refused 503 where there is none."""
+        alike = [each for each in self._waiting if (each.rank <= FIRST) == (rank <= FIRST)]
+        if len(alike) < self._queue:
+            return
+        last = alike[-1]
+        if last.rank <= rank:
+            raise self._busy(ahead)
+        self._waiting.remove(last)
+        if not last.turn.done():
+            last.turn.set_exception(self._busy(len(self._waiting)))
+
+    def _busy(self, ahead: int) -> Refused:
+        text = "Too many people are signing in at this moment. Try again shortly."
+        return Refused(503, "sign_in_busy", text, retry_after_s=self._retry_after_s(ahead))
 
     def _wake(self) -> None:
         """Let those in who may go on; look again when the budget allows it."""
-        while self._free and (self._first or self._later):
+        while self._free and self._waiting:
             wait_s = self._budget.wait_s()
             if wait_s:
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(wait_s, self._on_timer)
                 return
-            turn = (self._first or self._later).popleft()
+            turn = self._waiting.pop(0).turn
             if not turn.done():
                 self._free -= 1
                 turn.set_result(None)

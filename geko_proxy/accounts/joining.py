@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from geko_proxy.accounts.emails import normalise_email
+from geko_proxy.accounts.password_policy import MIN_LENGTH
 from geko_proxy.accounts.registration import EmailTaken, NewUser, check_fields, insert_user, prepare
 from geko_proxy.accounts.users import User
 from geko_proxy.errors import GekoError
@@ -64,7 +65,10 @@ class Joined:
 
 
 class Joining:
-    """Lets people into workspaces, each in one transaction that also writes the audit log."""
+    """Lets people into workspaces, each in one transaction that also writes the audit log.
+
+    min_password: shortest password of a new account.
+    """
 
     def __init__(
         self,
@@ -73,7 +77,10 @@ class Joining:
         invitations: InvitationStore,
         auto_joins: AutoJoinStore,
         audit: Audit,
+        *,
+        min_password: int = MIN_LENGTH,
     ) -> None:
+        self._min_password = min_password
         self._database = database
         self._members = members
         self._invitations = invitations
@@ -109,7 +116,7 @@ class Joining:
         if found.state is not State.OPEN:  # before the slow hash
             raise NotOpen(found.state)
         given = found.invitation.email if email is None else email
-        check_fields(given or "", password, name)
+        check_fields(given or "", password, name, min_password=self._min_password)
         if found.invitation.email not in (None, normalise_email(given or "")):
             raise OtherAddress
         new = await prepare(given or "", password, name, None)

@@ -152,6 +152,18 @@ class OAuthAccounts:
         await scope.execute(RELEASE, found.issuer, found.subject)
         return found
 
+    async def prove_mailbox(self, scope: Scope, user_id: UUID) -> dict[str, Any]:
+        """The user's address is theirs, as is shown for the first time: links that were made before then end.
+
+        Within the caller's transaction. Returns what ended, for the audit log.
+        """
+        links = await self._list(scope, user_id)
+        for each in links:
+            await scope.execute(DELETE, user_id, each.provider)
+            await scope.execute(RELEASE, each.issuer, each.subject)
+        await scope.execute(VERIFIED, user_id)
+        return {"unlinked": [{"issuer": each.issuer, "subject": each.subject} for each in links]}
+
     async def list_for_user(self, tenant_id: UUID, user_id: UUID) -> list[Link]:
         """Somebody's links, oldest first."""
         async with self._database.tenant(tenant_id) as scope:

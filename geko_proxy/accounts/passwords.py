@@ -41,25 +41,28 @@ def configure(cost: Cost, pool: HashingPool) -> None:
     COST, _pool = cost, pool
 
 
-async def hash_password(password: str) -> str:
-    """The text to store for a password: `$scrypt$ln=15,r=8,p=3$<salt>$<key>`, base64 without padding."""
+async def hash_password(password: str, *, rank: int = 0) -> str:
+    """The text to store for a password: `$scrypt$ln=15,r=8,p=3$<salt>$<key>`, base64 without padding.
+
+    rank: as for `HashingPool.run`. Raises Refused 503 when too many are waiting.
+    """
     salt = secrets.token_bytes(SALT_BYTES)
-    key = await derive(password, salt, COST)
+    key = await derive(password, salt, COST, rank)
     return f"$scrypt$ln={COST.log_n},r={COST.r},p={COST.p}${encode(salt)}${encode(key)}"
 
 
-async def verify_password(password: str, stored: str | None, *, first: bool = False) -> bool:
+async def verify_password(password: str, stored: str | None, *, rank: int = 0) -> bool:
     """Whether a password fits the stored text.
 
     stored: None for an unknown user or one without a password: the same work is done, so the time
-    an answer takes does not tell which e-mail addresses exist. first: pass those who wait, for a known device.
+    an answer takes does not tell which e-mail addresses exist. rank: as for `HashingPool.run`.
     Raises ValueError for a damaged text, Refused 503 when too many are waiting.
     """
     if stored is None:
-        await derive(password, bytes(SALT_BYTES), COST, first=first)
+        await derive(password, bytes(SALT_BYTES), COST, rank)
         return False
     cost, salt, key = parse(stored)
-    return hmac.compare_digest(await derive(password, salt, cost, first=first), key)
+    return hmac.compare_digest(await derive(password, salt, cost, rank), key)
 
 
 def needs_rehash(stored: str) -> bool:
@@ -76,9 +79,9 @@ def parse(stored: str) -> tuple[Cost, bytes, bytes]:
     return Cost(log_n, r, p), decode(match[4]), decode(match[5])
 
 
-async def derive(password: str, salt: bytes, cost: Cost, *, first: bool = False) -> bytes:
+async def derive(password: str, salt: bytes, cost: Cost, rank: int = 0) -> bytes:
     """The scrypt key of a password, computed in a thread (hashlib releases the interpreter lock)."""
-    return await _pool.run(scrypt, password, salt, cost, first=first)
+    return await _pool.run(scrypt, password, salt, cost, rank=rank)
 
 
 def scrypt(password: str, salt: bytes, cost: Cost) -> bytes:

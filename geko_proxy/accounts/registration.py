@@ -35,6 +35,11 @@ NAME_LENGTH: Final = (1, 80)
 TENANT_NAME_LENGTH: Final = (1, 120)
 MAX_TOKEN_LIMIT: Final = 10**18
 
+UNPRINTABLE: Final = ("Cc", "Cs", "Zl", "Zp")
+TURNING: Final = frozenset(
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # Unicode UAX #9, 2.1 to 2.5
+
 INSERT_TENANT: Final = "insert into tenants (tenant_id, name) values ($1, $2) returning *"
 INSERT_USER: Final = """
 insert into users (tenant_id, user_id, email, name, username, password_hash)
@@ -144,7 +149,8 @@ class Registration:
 
 async def prepare(email: str, password: str, name: str, username: str | None) -> NewUser:
     """Normalises checked input and hashes the password: slow, so before any transaction."""
-    return NewUser(normalise_email(email) or "", name.strip(), given(username), await hash_password(password))
+    hashed = await hash_password(password, rank=1)  # who has an account goes first
+    return NewUser(normalise_email(email) or "", name.strip(), given(username), hashed)
 
 
 async def insert_user(scope: Scope, new: NewUser) -> User:
@@ -194,9 +200,12 @@ def given(text: str | None) -> str | None:
 
 
 def text_problems(text: str, limits: tuple[int, int]) -> list[str]:
-    """What is wrong with a name: its length, or characters that do not print."""
+    """What is wrong with a name: its length, or characters that do not print or turn the text around them.
+
+    Names stand in the subject of mails, where a line separator is a line break, and beside other people's names.
+    """
     problems = length_problems(text.strip(), limits)
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+    if any(unicodedata.category(character) in UNPRINTABLE or character in TURNING for character in text):
         problems.append("Must not contain control characters.")
     return problems
 

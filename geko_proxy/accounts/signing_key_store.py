@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 from math import inf
 from typing import Final
 
+import msgspec
+
 from geko_proxy.accounts.sealing import BrokenSeal, Sealer
 from geko_proxy.accounts.signing_keys import BadKey, SigningKey, generate, key_of, read_pem, to_pem
-from geko_proxy.storage.database import Database
+from geko_proxy.storage.database import Database, System
 from geko_proxy.storage.invalidation import Invalidation
 
 TOPIC: Final = "signing_keys"
@@ -20,7 +22,10 @@ TOPIC: Final = "signing_keys"
 LIST: Final = "select * from list_signing_keys()"
 ADD: Final = "select add_signing_key($1, $2, $3, $4, $5)"
 RETIRE: Final = "select retire_signing_key($1, $2)"
+RECORD: Final = "select record_installation_event($1, $2, $3, $4)"
+EVENTS: Final = "select * from installation_events($1)"
 ANNOUNCE: Final = "*"
+GEKO: Final = "geko"  # the actor of what instances do by themselves
 
 
 class UnknownKid(BadKey):
@@ -43,10 +48,27 @@ class StoredKey:
     retired_at: datetime | None
 
 
-class SigningKeyStore:
-    """SQL for signing keys. Every method raises StoreError when the database is gone."""
+@dataclass(frozen=True, slots=True)
+class KeyEvent:
+    """What was done to a key. actor: "geko", or who gave the command. details: JSON."""
 
-    def __init__(self, database: Database, sealer: Sealer, invalidation: Invalidation) -> None:
+    happened_at: datetime
+    actor: str
+    action: str
+    target: str
+    details: str
+
+
+class SigningKeyStore:
+    """SQL for signing keys; each change is in the installation's log, in the same transaction.
+
+    actor: who makes the changes. Every method raises StoreError when the database is gone.
+    """
+
+    def __init__(
+        self, database: Database, sealer: Sealer, invalidation: Invalidation, actor: str = GEKO
+    ) -> None:
+        self._actor = actor
         self._database = database
         self._sealer = sealer
         self._invalidation = invalidation
@@ -69,6 +91,7 @@ class SigningKeyStore:
         async with self._database.system() as system:
             starts = await system.fetch_value(ADD, key.kid, algorithm, sealed, delay, unless_since)
             if starts is not None:
+                await self._record(system, "signing_key.add", key.kid, algorithm=algorithm, signsFrom=starts)
                 await self._invalidation.publish(system, TOPIC, ANNOUNCE)
         return None if starts is None else key.kid
 
@@ -78,11 +101,22 @@ class SigningKeyStore:
             raise UnknownKid("there is no such key")
         async with self._database.system() as system:
             result = await system.fetch_value(RETIRE, kid, forced)
+            if result not in ("unknown", "signing"):
+                await self._record(system, "signing_key.retire", kid, forced=forced)
             await self._invalidation.publish(system, TOPIC, ANNOUNCE)
         if result == "unknown":
             raise UnknownKid(f"{kid}: there is no such key, or it is retired already")
         if result == "signing":
             raise StillSigning(f"{kid}: no other key signs yet; rotate first, or force it")
+
+    async def events(self, most: int = 100) -> list[KeyEvent]:
+        """What was done to keys, the newest first."""
+        async with self._database.system() as system:
+            return [KeyEvent(*row) for row in await system.fetch(EVENTS, most)]
+
+    async def _record(self, system: System, action: str, kid: str, **details: object) -> None:
+        text = msgspec.json.encode(details).decode()
+        await system.execute(RECORD, self._actor, action, kid, text)
 
     def open(self, row: StoredKey) -> SigningKey:
         """The key of a row. Raises BadKey when it can't be opened or is not what the row says."""

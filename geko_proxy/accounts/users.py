@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 from pypika import Parameter, PostgreSQLQuery, Table
@@ -82,6 +82,13 @@ class User:
         return cls(*(row[column] for column in COLUMNS))
 
 
+class Credentials(NamedTuple):
+    """What somebody signs in with. password_hash: None: by a provider; two_factor: a code is asked for as well."""
+
+    password_hash: str | None
+    two_factor: bool
+
+
 class UserStore:
     """SQL for users. Every method raises StoreError when the database is gone."""
 
@@ -116,6 +123,13 @@ class UserStore:
         async with self._database.tenant(tenant_id) as scope:
             row = await scope.fetch_row(GET, user_id)
         return None if row is None else User.from_row(row)
+
+    async def credentials(self, scope: Scope, user_id: UUID) -> Credentials | None:
+        """What is asked of a user now; None for one who can't sign in (any more)."""
+        row = await scope.fetch_row(GET, user_id)
+        if row is None or row["disabled_at"] is not None:
+            return None
+        return Credentials(row["password_hash"], row["two_factor"])
 
     async def password_hash(self, tenant_id: UUID, user_id: UUID) -> str | None:
         """The stored password hash; None for somebody who signs in without a password."""

@@ -13,9 +13,11 @@ from msgspec import UNSET, Meta, UnsetType
 
 from geko_proxy.accounts.api_keys import MAX_KEYS, KeyRecord, KeyScope, KeyTerms, TooManyKeys
 from geko_proxy.admin_api.access import enter, read_uuid
+from geko_proxy.client_api.password_changes import notify
 from geko_proxy.client_api.validation import Body, invalid, parse
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
+from geko_proxy.mail import link_base
 from geko_proxy.metering.windows import month_window
 from geko_proxy.policy.key_access import PERMISSIONS
 from geko_proxy.storage.database import Scope
@@ -31,6 +33,14 @@ Scopes = Annotated[tuple[KeyScope, ...], Meta(min_length=1, max_length=20)]
 Models = tuple[str, ...] | None
 Limit = Annotated[int, Meta(ge=0, le=10**18)] | None
 Moment = Annotated[datetime, Meta(tz=True)] | None
+
+MADE_SUBJECT: Final = "A new API key"
+MADE_TEXT: Final = """Hello {name},
+
+an API key "{key}" was made with the account of {email}. It works until {until}.
+
+If it was not you, delete it, and set a new password at once: {link}
+"""
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -86,7 +96,18 @@ class ApiKeyEndpoints:
             record = await self._services.api_keys.get(scope, identity.user_id, key_id, month_of(exchange))
             await self._audit(scope, exchange, "api_key.create", key_id, terms_shape(terms))
         assert record is not None
+        await self._tell_owner(exchange, terms)
         return Reply.of_json(201, {"key": text, **key_shape(record)}, NO_STORE)
+
+    async def _tell_owner(self, exchange: Exchange, terms: KeyTerms) -> None:
+        """By mail: a key outlives the session in which it was made, which somebody else may have had."""
+        identity = exchange.signed_in()
+        user = await self._services.users.get(identity.tenant_id, identity.user_id)
+        if user is not None:
+            until = f"{terms.expires_at:%Y-%m-%d}" if terms.expires_at is not None else "it is deleted"
+            link = f"{link_base(self._services.settings)}/forgot-password"
+            values = {"name": user.name, "email": user.email, "key": terms.name, "until": until, "link": link}
+            await notify(self._services, user.email, MADE_SUBJECT, MADE_TEXT, values)
 
     async def list_mine(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200 with the caller's keys in all workspaces, expired ones too, without their texts."""

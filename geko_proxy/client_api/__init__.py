@@ -18,6 +18,7 @@ from geko_proxy.client_api.password_changes import PasswordChanges
 from geko_proxy.client_api.passwords import ForgotBody, PasswordChangeBody, Passwords, ResetBody
 from geko_proxy.client_api.profile import Profile, ProfileBody
 from geko_proxy.client_api.profile_email import ConfirmEmailBody, EmailBody, ProfileEmail, VerifyEmailBody
+from geko_proxy.client_api.proofs import Proofs
 from geko_proxy.client_api.rules import for_all, own
 from geko_proxy.client_api.second_factor import (
     LibreChatSecondFactor,
@@ -58,12 +59,12 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     auth = Auth(services, sign_ins)
     page = LibreChatAuth(services, sign_ins)
     invited = Invited(services, sign_ins)
-    oauth = OAuth(services, sign_ins)
+    oauth = OAuth(services, sign_ins, changes)
     chat = Chat(services, start_chat)
     health = Health(services)
     public, mine = Route.PUBLIC, Route.OWN
     return [
-        *_account(services, changes),
+        *_account(services, changes, limits),
         *_passwords(services, sign_ins, changes),
         *_second_factor(services, page, changes),
         (
@@ -109,9 +110,11 @@ def routes(services: Services, start_chat: StartChat) -> list[tuple[str, str, Ru
     ]
 
 
-def _account(services: Services, changes: PasswordChanges) -> list[tuple[str, str, Rule, Endpoint]]:
+def _account(
+    services: Services, changes: PasswordChanges, limits: LoginLimits
+) -> list[tuple[str, str, Rule, Endpoint]]:
     jwks, sessions = Jwks(services), OwnSessions(services)
-    profile, email = Profile(services), ProfileEmail(services, changes)
+    profile, email = Profile(services), ProfileEmail(services, changes, limits)
     path, every = "/v1/auth/profile", "/v1/auth/sessions"
     ask = for_all("auth.profile.email.ask")._replace(media=(HTML,))
     confirm = for_all("auth.profile.email.confirm", ConfirmEmailBody)._replace(
@@ -171,8 +174,8 @@ def _passwords(
 def _second_factor(
     services: Services, page: LibreChatAuth, passwords: PasswordChanges
 ) -> list[tuple[str, str, Rule, Endpoint]]:
-    changes = SecondFactorChanges(services)
-    given, dialog = SecondFactor(changes, passwords), LibreChatSecondFactor(services, changes)
+    changes, proofs = SecondFactorChanges(services), Proofs(services, passwords)
+    given, dialog = SecondFactor(services, changes, proofs), LibreChatSecondFactor(services, changes, proofs)
     mine = Route.OWN
     return [
         ("GET", "/v1/auth/totp", own("auth.totp", SIGNED_IN), given.status),

@@ -136,7 +136,7 @@ class Invited:
     async def _register(self, exchange: Exchange, body: AcceptBody) -> Reply:
         if missing := [name for name in ("name", "password") if getattr(body, name) is None]:
             raise invalid(dict.fromkeys(missing, "Required, unless you are signed in."))
-        self._sign_ins.begin_registration(exchange)
+        await self._sign_ins.begin_registration(exchange)
         user, offer = await self._services.joining.register(
             exchange.params["token"],
             email=body.email,
@@ -144,7 +144,9 @@ class Invited:
             name=body.name or "",
             origin=origin_of(exchange),
         )
-        signed_in = await self._sign_ins.by_user(exchange, user, offer.invitation.workspace_id)
+        signed_in = await self._sign_ins.by_user(
+            exchange, user, offer.invitation.workspace_id, how="invitation"
+        )
         reply = Reply.of_json(201, tokens_shape(signed_in, with_refresh_token=True))
         self._cookies.set(exchange, reply, signed_in.refresh_token, signed_in.refresh_expires_at)
         return reply

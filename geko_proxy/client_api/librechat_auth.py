@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ACCOUNT_TTL_S: Final = 30
 CODE_COOKIE: Final = "geko_2fa"
+CODE_LIFE_S: Final = int(LIFE.total_seconds())
 REGISTER_GRID_S: Final = 0.25  # replies leave at multiples of it: a used e-mail can't be told by the time
 BAD_JSON: Final = {"error": "Invalid JSON format", "message": "The request body contains malformed JSON"}
 
@@ -53,8 +54,7 @@ class LibreChatAuth:
         if isinstance(signed_in, CodeWanted):
             # the page puts the ticket into its address, where others may see it: the cookie is the other half
             reply = Reply.of_json(200, {"twoFAPending": True, "tempToken": signed_in.ticket})
-            life = f"Max-Age={int(LIFE.total_seconds())}"
-            self._cookies.add(exchange, reply, CODE_COOKIE, nonce, life)
+            self._cookies.add(exchange, reply, CODE_COOKIE, nonce, f"Max-Age={CODE_LIFE_S}")
             return reply
         return await self._enter(exchange, signed_in)
 

@@ -16,15 +16,22 @@ from geko_proxy.client_api.backoff import Backoff, Rule
 from geko_proxy.errors import Refused
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from redis.asyncio import Redis
 
 MAX_KEYS: Final = 100_000
+TRIED_S: Final = 600  # how long an attempt makes the next ones of its network less urgent
 
 # docs/decisions/0027: the numbers and why nobody can be locked out by strangers.
 ACCOUNT: Final = Rule(free=5, base_s=2, cap_s=900, leak_s=600)  # one account from one network or known device
 NETWORK: Final = Rule(free=50, base_s=1, cap_s=300, leak_s=30)  # all accounts from one network
 EVERYWHERE: Final = Rule(free=30, base_s=1, cap_s=60, leak_s=120)  # one account from unknown devices anywhere
 RESETS: Final = Rule(free=3, base_s=60, cap_s=900, leak_s=900)  # mails to one address
+REGISTRATIONS: Final = Rule(free=300, base_s=1, cap_s=300, leak_s=1)  # new accounts from one network
+MAILS: Final = Rule(
+    free=5, base_s=60, cap_s=3600, leak_s=720
+)  # mails that one person has sent about the own address
 RESET_NETWORK: Final = Rule(free=10, base_s=5, cap_s=600, leak_s=60)  # asked for from one network
 
 
@@ -41,36 +48,12 @@ class TooManyAttempts(Refused):
         self.rule = rule
 
 
-class Attempts:
-    """Counts attempts by key in windows that begin with the first one.
-
-    limit: attempts that pass in `window_s` seconds. clock: a monotonic time in seconds.
-    """
-
-    def __init__(self, limit: int, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
-        self._window_s = window_s
-        self._clock = clock
-        self._windows: TTLCache[str, list[float]] = TTLCache(MAX_KEYS, window_s, timer=clock)
-
-    def add(self, key: str) -> int:
-        """Count one attempt; 0 if it may be made, else the seconds to wait (it is not counted then)."""
-        now = self._clock()
-        window = self._windows.get(key)
-        if window is None:
-            window = self._windows[key] = [0, now + self._window_s]
-        if window[0] >= self._limit:
-            return max(1, ceil(window[1] - now))
-        window[0] += 1
-        return 0
-
-
 class LoginLimits:
     """Attempts are counted before the password is checked, so that many at once can't slip through, and uncounted
     when it was right. A device that the account's owner has signed in with is counted alone: strangers can't lock
     the owner out of it. Shared over Redis when there is one.
 
-    account, network, everywhere: the rules; registrations: new accounts from one address in `window_s` seconds.
+    account, network, everywhere, registrations: the rules.
     """
 
     def __init__(
@@ -80,32 +63,48 @@ class LoginLimits:
         account: Rule = ACCOUNT,
         network: Rule = NETWORK,
         everywhere: Rule = EVERYWHERE,
-        registrations: int = 300,
-        window_s: float = 300,
+        registrations: Rule = REGISTRATIONS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._backoff = Backoff(redis, clock)
         self._account, self._network, self._everywhere = account, network, everywhere
-        self._registrations = Attempts(registrations, window_s, clock)
+        self._registrations = registrations
+        self._tried: TTLCache[str, int] = TTLCache(MAX_KEYS, TRIED_S, timer=clock)
 
-    async def begin(self, ip: str, email: str, device: str | None = None) -> None:
-        """Count an attempt to sign in. device: a known one of this account. Raises TooManyAttempts."""
+    async def begin(self, ip: str, email: str, device: str | None = None) -> int:
+        """Count an attempt to sign in. device: a known one of this account. Raises TooManyAttempts.
+
+        Returns how many attempts of its network came to this process before, in the last minutes: 0 for somebody new.
+        """
         keys = self._keys(ip, email, device)
         verdict = await self._backoff.attempt(keys)
         if verdict.wait_s:
             rule = keys[verdict.key][0].partition(":")[0]
             raise TooManyAttempts("login attempts", verdict.wait_s, rule, begins=verdict.begins)
+        network = network_of(ip)
+        before = self._tried.get(network, 0)
+        self._tried[network] = before + 1
+        return before
 
     async def succeeded(self, ip: str, email: str, device: str | None = None) -> None:
         """The password was right: what was counted for this account from here is forgotten."""
         keys = self._keys(ip, email, device)
         await self._backoff.succeeded(keys, [keys[0][0]])
+        if network_of(ip) in self._tried:
+            self._tried[network_of(ip)] -= 1
 
-    def begin_registration(self, ip: str) -> None:
+    async def begin_registration(self, ip: str) -> None:
         """Count an attempt to register. Raises TooManyAttempts."""
-        wait_s = self._registrations.add(network_of(ip))
-        if wait_s:
-            raise TooManyAttempts("accounts created", wait_s, "registration", begins=False)
+        key = f"registration:{network_of(ip)}"
+        verdict = await self._backoff.attempt([(key, self._registrations)])
+        if verdict.wait_s:
+            raise TooManyAttempts("accounts created", verdict.wait_s, "registration", begins=verdict.begins)
+
+    async def begin_mail(self, user_id: UUID) -> None:
+        """Count a mail that somebody who is signed in has sent. Raises TooManyAttempts."""
+        verdict = await self._backoff.attempt([(f"mail:{user_id}", MAILS)])
+        if verdict.wait_s:
+            raise TooManyAttempts("mails", verdict.wait_s, "profile-mails", begins=verdict.begins)
 
     async def begin_reset(self, ip: str, email: str) -> bool:
         """Count a request for a mail with a link; False: this address has got enough of them.

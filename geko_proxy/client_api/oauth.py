@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import parse_qsl
 
 from aiohttp import web
+from msgspec import Meta
 
 from geko_proxy.accounts.oauth_accounts import LastSignIn
 from geko_proxy.client_api import oauth_pages
 from geko_proxy.client_api.cookies import RefreshCookies
+from geko_proxy.client_api.librechat_auth import CODE_COOKIE, CODE_LIFE_S
 from geko_proxy.client_api.oauth_cookies import FlowCookies
 from geko_proxy.client_api.oauth_people import OAuthPeople
+from geko_proxy.client_api.password_changes import PasswordChanges
+from geko_proxy.client_api.profile import active_user
+from geko_proxy.client_api.proofs import Proofs
 from geko_proxy.client_api.redirects import local_page
-from geko_proxy.client_api.sign_in import SignIns
+from geko_proxy.client_api.sign_in import CodeWanted, SignIns
 from geko_proxy.client_api.validation import Body, parse
 from geko_proxy.errors import Refused, StoreError
 from geko_proxy.exchange import Exchange, Reply
@@ -29,13 +35,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("geko.oauth")
 
 MAX_CODE: Final = 8192
+CODE_PAGE: Final = "/login/2fa"
 KINDS_OF_LIBRECHAT: Final = {"google": "google", "github": "github", "openid": "oidc"}
 
 
 class LinkBody(Body, frozen=True):
-    """POST /v1/auth/oauth/{provider}/link. redirectTo: the page that is shown afterwards."""
+    """POST /v1/auth/oauth/{provider}/link. redirectTo: the page that is shown afterwards.
+
+    password: needed when the sign-in is more than ten minutes old.
+    """
 
     redirect_to: str | None = None
+    password: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +67,9 @@ class OAuth:
     that is then loaded needs none; its script fetches /api/auth/refresh from the same site, and gets it sent along.
     """
 
-    def __init__(self, services: Services, sign_ins: SignIns) -> None:
+    def __init__(self, services: Services, sign_ins: SignIns, passwords: PasswordChanges) -> None:
         self._services = services
+        self._proofs = Proofs(services, passwords)
         self._providers = services.oauth_providers
         self._flows = Flows(services.sealer)
         self._people = OAuthPeople(services, sign_ins)
@@ -135,10 +147,15 @@ class OAuth:
         return Reply.of_json(200, {"links": listed})
 
     async def link(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
-        """200 with the address to open in this browser, which links the provider to the caller's account."""
+        """200 with the address to open in this browser, which links the provider to the caller's account.
+
+        It is a way in that outlives the session and the password: a stolen session alone must not make one.
+        """
         identity = exchange.signed_in()
         body = parse(LinkBody, await exchange.request.json() if await exchange.request.read() else {})
         provider = self._provider(exchange.params["provider"])
+        user = await active_user(self._services, exchange)
+        await self._proofs.recent(exchange, user, body.password)
         linker = Linker(identity.tenant_id, identity.user_id, identity.session_id)
         flow = self._flows.begin(provider.settings.name, local_page(body.redirect_to), linker)
         try:
@@ -164,6 +181,7 @@ class OAuth:
                     raise Refused(404, "not_linked", "No account of this provider is linked.")
                 details = {"issuer": link.issuer, "subject": link.subject, "email": link.email}
                 await self._people.record(scope, exchange, user_id, "oauth.unlink", name, details)
+            await self._people.tell(identity.tenant_id, user_id, name, "no longer signs you in")
         except LastSignIn:
             message = "This is your last way to sign in. Set a password or link another provider first."
             raise Refused(409, "last_sign_in", message) from None
@@ -191,7 +209,12 @@ class OAuth:
         if flow.linker is not None:
             await self._people.link(exchange, provider, person, flow.linker)
             return reply
-        signed_in = await self._people.sign_in(exchange, provider, person)
+        nonce = secrets.token_urlsafe(24)
+        signed_in = await self._people.sign_in(exchange, provider, person, bound_to=f"cookie {nonce}")
+        if isinstance(signed_in, CodeWanted):  # LibreChat's page asks for it
+            reply = oauth_pages.redirect(f"{CODE_PAGE}?tempToken={signed_in.ticket}")
+            self._refresh_cookies.add(exchange, reply, CODE_COOKIE, nonce, f"Max-Age={CODE_LIFE_S}")
+            return reply
         self._refresh_cookies.set(exchange, reply, signed_in.refresh_token, signed_in.refresh_expires_at)
         return reply
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from geko_proxy.accounts.joining import Origin
 from geko_proxy.accounts.oauth_accounts import AlreadyLinked, ProviderAccount
 from geko_proxy.accounts.registration import EmailTaken, Registered
 from geko_proxy.accounts.users import User
-from geko_proxy.client_api.sign_in import SignedIn, SignIns
+from geko_proxy.client_api.password_changes import notify
+from geko_proxy.client_api.sign_in import CodeWanted, SignedIn, SignIns
 from geko_proxy.exchange import Exchange
+from geko_proxy.mail import link_base
 from geko_proxy.oauth.errors import OAuthFailed
 from geko_proxy.oauth.flows import Linker
 from geko_proxy.oauth.providers import Person, Provider
@@ -24,6 +26,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("geko.oauth")
 
+SUBJECT: Final = "Your sign-in was changed"
+TEXT: Final = """Hello {name},
+
+{what}. It is about the account of {email}.
+
+If it was not you, unlink it, and set a new password at once: {link}
+"""
+
 
 class OAuthPeople:
     """Decides. Every method raises OAuthFailed for people it turns away, and Refused as SignIns does."""
@@ -33,8 +43,13 @@ class OAuthPeople:
         self._accounts = services.oauth_accounts
         self._sign_ins = sign_ins
 
-    async def sign_in(self, exchange: Exchange, provider: Provider, person: Person) -> SignedIn:
+    async def sign_in(
+        self, exchange: Exchange, provider: Provider, person: Person, *, bound_to: str
+    ) -> SignedIn | CodeWanted:
         """Sign in whom the provider's subject is linked to, or register somebody new.
+
+        A code is wanted of somebody with a second factor, unless the provider says that it has asked for one.
+        bound_to: what must be shown again with the code's ticket.
 
         An account that has the same e-mail address is never linked on the provider's word: its owner signs in and
         links it. Who controls an address at a provider may not be who registered with it here.
@@ -44,14 +59,17 @@ class OAuthPeople:
         if found is None:
             joined = await self._join(exchange, person, account)
             if joined is not None:
-                return await self._sign_ins.by_user(exchange, joined)
+                return await self._sign_ins.by_user(exchange, joined, how=account.provider)
             registered = await self._register(exchange, provider, person, account)
             if registered is not None:
-                return await self._sign_ins.enter(exchange, registered)
+                return await self._sign_ins.enter(exchange, registered, how=account.provider)
             found = await self._accounts.find(person.issuer, person.subject)
             if found is None:
                 raise OAuthFailed("email_in_use", "an account has this address and is not linked")
-        return await self._enter(exchange, *found, account)
+        user = await self._known(*found, account)
+        if user.two_factor and not person.mfa:
+            return await self._sign_ins.ask_for_code(exchange, user, bound_to=bound_to)
+        return await self._sign_ins.by_user(exchange, user, how=account.provider)
 
     async def link(self, exchange: Exchange, provider: Provider, person: Person, linker: Linker) -> None:
         """Link the provider's account to the one whose session began the flow and is still there."""
@@ -70,6 +88,16 @@ class OAuthPeople:
                 await self.record(scope, exchange, user_id, "oauth.link", account.provider, shown(account))
         except AlreadyLinked as error:
             raise OAuthFailed("already_linked", str(error)) from None
+        what = f"now signs you in as {account.email}"
+        await self.tell(tenant_id, user_id, provider.settings.display_name, what)
+
+    async def tell(self, tenant_id: UUID, user_id: UUID, provider: str, what: str) -> None:
+        """Tell the account's owner by mail that there is another way in, or one less."""
+        user = await self._services.users.get(tenant_id, user_id)
+        if user is not None:
+            link = f"{link_base(self._services.settings)}/forgot-password"
+            values = {"name": user.name, "email": user.email, "what": f"{provider} {what}", "link": link}
+            await notify(self._services, user.email, SUBJECT, TEXT, values)
 
     async def record(
         self,
@@ -91,13 +119,11 @@ class OAuthPeople:
             details=details,
         )
 
-    async def _enter(
-        self, exchange: Exchange, tenant_id: UUID, user_id: UUID, account: ProviderAccount
-    ) -> SignedIn:
+    async def _known(self, tenant_id: UUID, user_id: UUID, account: ProviderAccount) -> User:
         user = await self._usable(tenant_id, user_id)
         if not await self._accounts.touch(tenant_id, user_id, account):
             raise OAuthFailed("expired", "unlinked at this moment")
-        return await self._sign_ins.by_user(exchange, user)
+        return user
 
     async def _usable(self, tenant_id: UUID, user_id: UUID) -> User:
         user = await self._services.users.get(tenant_id, user_id)
@@ -133,7 +159,7 @@ class OAuthPeople:
             return None
         if not provider.settings.allow_registration:
             raise OAuthFailed("no_account", "allow_registration is off")
-        self._sign_ins.begin_registration(exchange)
+        await self._sign_ins.begin_registration(exchange)
         limit = self._services.settings.auth.default_token_limit or None
         try:
             registered = await self._accounts.register(account, person.name, limit)

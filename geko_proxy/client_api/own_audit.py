@@ -22,11 +22,25 @@ async def record_own(
     details: Mapping[str, Any],
 ) -> None:
     """Write into the transaction's tenant that a user did something with the own account."""
+    await record_event(services, exchange, scope, f"user/{user_id}", action, details, actor_id=user_id)
+
+
+async def record_event(
+    services: Services,
+    exchange: Exchange,
+    scope: Scope,
+    target: str,
+    action: str,
+    details: Mapping[str, Any],
+    *,
+    actor_id: UUID | None = None,
+) -> None:
+    """Write what happened to an account. actor_id: None when it was not its owner for certain."""
     await services.audit.record(
         scope,
-        actor_user_id=user_id,
+        actor_user_id=actor_id,
         action=action,
-        target=f"user/{user_id}",
+        target=target,
         ip=exchange.request.client_ip,
         request_id=exchange.id,
         details=details,

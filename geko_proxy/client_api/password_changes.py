@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from geko_proxy.accounts.hashing_pool import FIRST
+from geko_proxy.accounts.joining import Origin
 from geko_proxy.accounts.login_tickets import close_tickets
 from geko_proxy.accounts.one_time_tokens import Purpose
 from geko_proxy.accounts.password_policy import password_problems
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("geko.passwords")
 
+RESET: Final = "password.reset"  # the action in the audit log
 RESET_SUBJECT: Final = "Set a new password"
 RESET_TEXT: Final = """Hello {name},
 
@@ -91,7 +94,7 @@ class PasswordChanges:
         # per session: a stolen token gives few guesses, and the owner's other devices are not slowed by them
         device = f"session-{identity.session_id.hex}"
         await self._limits.begin(ip, user.email, device)
-        if not await verify_password(password, stored, first=True):
+        if not await verify_password(password, stored, rank=FIRST):
             log.info("%s: the present password was wrong", exchange.id)
             raise Refused(403, "wrong_password", "The present password is wrong.")
         await self._limits.succeeded(ip, user.email, device)
@@ -119,6 +122,8 @@ class PasswordChanges:
     async def reset(self, exchange: Exchange, token: str, new: str, user_id: str | None = None) -> User:
         """Set a new password with the token of a link, end all sessions. user_id: must be the token's, if given.
 
+        The first time that the mailbox is proven, all other ways in end: who registered with the address may have
+        been somebody else, who waits.
         Raises Refused 400 for a token that is used, too old or wrong; InvalidPassword, and the token stays good.
         """
         services = self._services
@@ -129,10 +134,13 @@ class PasswordChanges:
         if user is None or user.disabled_at is not None:
             raise bad_token()
         self._check(new, user)
-        hashed = await hash_password(new)
+        hashed = await hash_password(new, rank=FIRST)
         if await services.one_time_tokens.redeem(token, Purpose.RESET_PASSWORD) is None:
             raise bad_token()  # somebody was faster with the same link
-        await self._set(exchange, user, new, "password.reset", actor=user.user_id, keep=None, hashed=hashed)
+        await self._set(exchange, user, new, RESET, actor=user.user_id, keep=None, hashed=hashed)
+        if user.email_verified_at is None:
+            origin = Origin(exchange.request.client_ip, exchange.id)
+            await services.joining.after_verification(user.tenant_id, user.user_id, origin)
         await self._notify(user, " with a link from a mail")
         return user
 
@@ -157,11 +165,20 @@ class PasswordChanges:
         hashed: str | None = None,
     ) -> None:
         services = self._services
-        hashed = hashed or await hash_password(new)
+        hashed = hashed or await hash_password(new, rank=FIRST)
         async with services.database.tenant(user.tenant_id) as scope:
             await scope.execute(SET_PASSWORD, user.user_id, hashed)
             await close_tickets(scope, user.user_id)
-            await services.one_time_tokens.end(scope, user.user_id, Purpose.RESET_PASSWORD)
+            for (
+                purpose
+            ) in Purpose:  # also one for another address, which somebody with the old password asked for
+                await services.one_time_tokens.end(scope, user.user_id, purpose)
+            details: dict[str, Any] = {}
+            ended: list[UUID] = []
+            if action == RESET and user.email_verified_at is None:
+                ended = await services.api_keys.revoke_all(scope, user.user_id)
+                details = await services.oauth_accounts.prove_mailbox(scope, user.user_id)
+                details["apiKeys"] = ended
             await services.audit.record(
                 scope,
                 actor_user_id=actor,
@@ -169,8 +186,10 @@ class PasswordChanges:
                 target=f"user/{user.user_id}",
                 ip=exchange.request.client_ip,
                 request_id=exchange.id,
-                details={},
+                details=details,
             )
+        for key_id in ended:
+            services.api_keys.forget(key_id)
         # after the commit: the old password can open no further ones
         await services.sessions.revoke_others(user.tenant_id, user.user_id, keep)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import parse_qs, urlencode
-from uuid import UUID
 
 from aiohttp import web
 from msgspec import Meta
@@ -15,13 +13,13 @@ from geko_proxy.accounts.email_changes import Confirmed, DeadLink, EmailChanges
 from geko_proxy.accounts.emails import normalise_email
 from geko_proxy.accounts.joining import Origin
 from geko_proxy.accounts.registration import EmailTaken
-from geko_proxy.accounts.session_list import SessionList
 from geko_proxy.accounts.users import User
 from geko_proxy.client_api import email_pages
-from geko_proxy.client_api.login_limits import Attempts, TooManyAttempts
+from geko_proxy.client_api.login_limits import LoginLimits
 from geko_proxy.client_api.own_audit import record_own
 from geko_proxy.client_api.password_changes import PasswordChanges
 from geko_proxy.client_api.profile import active_user
+from geko_proxy.client_api.proofs import Proofs
 from geko_proxy.client_api.validation import Body, invalid, parse
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("geko.profile")
 
 CONFIRM: Final = "/v1/auth/profile/email/confirm"
-RECENT: Final = timedelta(minutes=10)
-MAILS_AN_HOUR: Final = 5
 FORM: Final = "application/x-www-form-urlencoded"
 MAX_SHOWN_TOKEN: Final = 200
 
@@ -62,12 +58,11 @@ class ConfirmEmailBody(Body, frozen=True):
 class ProfileEmail:
     """The endpoints."""
 
-    def __init__(self, services: Services, passwords: PasswordChanges) -> None:
+    def __init__(self, services: Services, passwords: PasswordChanges, limits: LoginLimits) -> None:
         self._services = services
-        self._passwords = passwords
+        self._proofs = Proofs(services, passwords)
         self._changes = EmailChanges(services.database, services.one_time_tokens)
-        self._sessions = SessionList(services.database, services.settings.auth.session_max_ttl_s)
-        self._mails = Attempts(MAILS_AN_HOUR, 3600)
+        self._limits = limits
 
     async def change(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """202: a link is on its way to the new address, a notice to the old one.
@@ -82,8 +77,8 @@ class ProfileEmail:
             raise invalid({"email": "Not a valid e-mail address."})
         if email == user.email:
             raise invalid({"email": "This is your address already."})
-        await self._prove(exchange, user, body.password)
-        self._count_mail(user.user_id)
+        await self._proofs.by_password(exchange, user, body.password)
+        await self._limits.begin_mail(user.user_id)
         if await self._changes.is_free(email):
             token = await self._changes.issue(user, email)
             await self._send(mailer, email, "Confirm your new e-mail address", self._link_text(token))
@@ -101,14 +96,14 @@ class ProfileEmail:
         user = await active_user(self._services, exchange)
         if user.email_verified_at is not None:
             raise Refused(409, "already_verified", "Your e-mail address is confirmed already.")
-        self._count_mail(user.user_id)
+        await self._limits.begin_mail(user.user_id)
         token = await self._changes.issue(user, user.email)
         await self._send(mailer, user.email, "Confirm your e-mail address", self._link_text(token))
         return accepted()
 
     async def ask(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """The page that a link leads to. It changes nothing."""
-        token = parse_qs(exchange.request.query, max_num_fields=20).get("token", [""])[0]
+        token = form_token(exchange.request.query.encode())
         return email_pages.question(CONFIRM, token[:MAX_SHOWN_TOKEN])
 
     async def confirm(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
@@ -159,20 +154,6 @@ class ProfileEmail:
         except MailError as error:  # the change is made
             log.warning("a mail was not sent: %s", error)
 
-    async def _prove(self, exchange: Exchange, user: User, password: str | None) -> None:
-        """Raises Refused unless it is really them: the password, or for those without one a recent sign-in."""
-        identity = exchange.signed_in()
-        stored = await self._services.users.password_hash(user.tenant_id, user.user_id)
-        if stored is None:
-            age = await self._sessions.age(user.tenant_id, identity.session_id)
-            if age is None or age > RECENT:
-                text = "Sign in again, then change your address within ten minutes."
-                raise Refused(403, "sign_in_again", text)
-            return
-        if password is None:
-            raise invalid({"password": "Required."})
-        await self._passwords.check_current(exchange, password)
-
     def _mailer(self) -> Mailer:
         if self._services.mailer is None:
             text = (
@@ -180,10 +161,6 @@ class ProfileEmail:
             )
             raise Refused(503, "mail_off", text)
         return self._services.mailer
-
-    def _count_mail(self, user_id: UUID) -> None:
-        if wait_s := self._mails.add(str(user_id)):
-            raise TooManyAttempts("mails", wait_s, "profile-mails", begins=False)
 
     def _link_text(self, token: str) -> str:
         link = f"{link_base(self._services.settings)}{CONFIRM}?{urlencode({'token': token})}"
@@ -231,8 +208,8 @@ def accepted() -> Reply:
 
 
 def form_token(body: bytes) -> str:
-    """The token in the page's form; empty when there is none."""
+    """The token in an address or in the page's form; empty when there is none, or too much else."""
     try:
-        return parse_qs(body.decode("ascii"), max_num_fields=5).get("token", [""])[0]
+        return parse_qs(body.decode("ascii"), max_num_fields=20).get("token", [""])[0]
     except ValueError:
         return ""

@@ -8,7 +8,8 @@ from aiohttp import web
 from msgspec import Meta
 
 from geko_proxy.client_api.librechat_auth import read_json
-from geko_proxy.client_api.password_changes import PasswordChanges
+from geko_proxy.client_api.profile import active_user
+from geko_proxy.client_api.proofs import Proofs
 from geko_proxy.client_api.second_factor_changes import SecondFactorChanges
 from geko_proxy.client_api.validation import Body, parse
 from geko_proxy.errors import Refused
@@ -22,9 +23,12 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 class TotpEnrolBody(Body, frozen=True):
-    """POST /v1/auth/totp. code or recoveryCode: needed to replace a key that is in force."""
+    """POST /v1/auth/totp. password: needed by an account that has one.
 
-    password: Short
+    code or recoveryCode: needed to replace a key that is in force.
+    """
+
+    password: Short | None = None
     code: Short | None = None
     recovery_code: Short | None = None
 
@@ -36,9 +40,9 @@ class TotpConfirmBody(Body, frozen=True):
 
 
 class TotpProofBody(Body, frozen=True):
-    """DELETE /v1/auth/totp, POST /v1/auth/totp/recovery-codes: the password and one of the codes."""
+    """DELETE /v1/auth/totp, POST /v1/auth/totp/recovery-codes: the password, if there is one, and one of the codes."""
 
-    password: Short
+    password: Short | None = None
     code: Short | None = None
     recovery_code: Short | None = None
 
@@ -46,9 +50,10 @@ class TotpProofBody(Body, frozen=True):
 class SecondFactor:
     """The endpoints of /v1."""
 
-    def __init__(self, changes: SecondFactorChanges, passwords: PasswordChanges) -> None:
+    def __init__(self, services: Services, changes: SecondFactorChanges, proofs: Proofs) -> None:
+        self._services = services
         self._changes = changes
-        self._passwords = passwords
+        self._proofs = proofs
 
     async def status(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: whether it is on, and how many recovery codes are left."""
@@ -58,7 +63,7 @@ class SecondFactor:
     async def enrol(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: the key, as text and for a QR code. It counts once it is confirmed, within an hour."""
         body = parse(TotpEnrolBody, await exchange.request.json())
-        await self._passwords.check_current(exchange, body.password)
+        await self._prove(exchange, body.password)
         made = await self._changes.enrol(
             exchange, with_codes=False, code=body.code, recovery_code=body.recovery_code
         )
@@ -73,28 +78,37 @@ class SecondFactor:
     async def disable(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """204."""
         body = parse(TotpProofBody, await exchange.request.json())
-        await self._passwords.check_current(exchange, body.password)
+        await self._prove(exchange, body.password)
         await self._changes.disable(exchange, body.code, body.recovery_code)
         return Reply(204)
 
     async def renew_codes(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
         """200: new recovery codes; the old ones are void."""
         body = parse(TotpProofBody, await exchange.request.json())
-        await self._passwords.check_current(exchange, body.password)
+        await self._prove(exchange, body.password)
         codes = await self._changes.renew_codes(exchange, body.code, body.recovery_code)
         return Reply.of_json(200, {"recoveryCodes": codes}, NO_STORE)
+
+    async def _prove(self, exchange: Exchange, password: str | None) -> None:
+        user = await active_user(self._services, exchange)
+        await self._proofs.by_password(exchange, user, password)
 
 
 class LibreChatSecondFactor:
     """LibreChat's routes (its api/server/controllers/TwoFactorController.js). Its dialog sends no password."""
 
-    def __init__(self, services: Services, changes: SecondFactorChanges) -> None:
+    def __init__(self, services: Services, changes: SecondFactorChanges, proofs: Proofs) -> None:
         self._services = services
         self._changes = changes
+        self._proofs = proofs
 
     async def enable(self, exchange: Exchange, request: web.BaseRequest) -> Reply:
-        """200 {otpauthUrl, backupCodes}; a new key for one in force needs one of its codes."""
+        """200 {otpauthUrl, backupCodes}; a new key for one in force needs one of its codes.
+
+        The dialog sends no password: with a stolen session alone its owner could be locked out, so it must be new.
+        """
         code, backup = await _codes(exchange)
+        await self._proofs.recent(exchange, await active_user(self._services, exchange))
         made = await _in_librechats_words(
             self._changes.enrol(exchange, with_codes=True, code=code, recovery_code=backup)
         )

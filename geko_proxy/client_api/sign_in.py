@@ -6,20 +6,26 @@ import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from geko_proxy.accounts.login_tickets import TicketToken, close_ticket, open_ticket, use_ticket
+from geko_proxy.accounts.login_tickets import (
+    TicketToken,
+    close_ticket,
+    close_tickets,
+    open_ticket,
+    use_ticket,
+)
 from geko_proxy.accounts.registration import Registered
 from geko_proxy.accounts.second_factor import Verdict
 from geko_proxy.accounts.sessions import InvalidSession, OpenedSession, ReusedToken, Rotated
 from geko_proxy.accounts.tokens import Identity, InvalidToken
-from geko_proxy.accounts.users import User
+from geko_proxy.accounts.users import Credentials, User
 from geko_proxy.client_api.login_limits import LoginLimits, TooManyAttempts
+from geko_proxy.client_api.own_audit import record_event, record_own
 from geko_proxy.client_api.password_check import PasswordCheck
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
-from geko_proxy.storage.database import Scope
 from geko_proxy.workspaces.roles import Role
 from geko_proxy.workspaces.tenants import Tenant, TenantStatus
 from geko_proxy.workspaces.workspaces import Workspace
@@ -38,6 +44,7 @@ class SignedIn:
     tenant: Tenant
     workspace: Workspace
     role: Role
+    session_id: UUID
     access_token: str
     access_ttl_s: int
     refresh_token: str
@@ -74,15 +81,27 @@ class SignIns:
         ticket for a code, the User-Agent when None.
         Raises Refused: 429 after too many failures, 503 when too many sign in, 403 when there is nowhere to go in.
         """
-        user = await self._passwords.user_of(exchange, email, password)
-        if user is None:
+        found = await self._passwords.user_of(exchange, email, password)
+        if found is None:
             return None
+        user, stored = found
         if not user.two_factor:
-            return await self.by_user(exchange, user, workspace_id)
+            signed_in = await self.by_user(exchange, user, workspace_id, how="password")
+            return await self._unless_changed(signed_in, Credentials(stored, two_factor=False))
+        wanted = await self.ask_for_code(exchange, user, workspace_id, bound_to=bound_to or _agent(exchange))
+        async with self._services.database.tenant(user.tenant_id) as scope:
+            if await self._services.users.credentials(scope, user.user_id) != Credentials(stored, True):
+                await close_tickets(scope, user.user_id)
+                return None
+        return wanted
+
+    async def ask_for_code(
+        self, exchange: Exchange, user: User, workspace_id: UUID | None = None, *, bound_to: str
+    ) -> CodeWanted:
+        """A ticket for somebody whose first factor was right. Raises Refused 403 as `by_user`."""
         await self._entrance(exchange, user, workspace_id)
         async with self._services.database.tenant(user.tenant_id) as scope:
-            ticket = await open_ticket(scope, user.user_id, workspace_id, bound_to or _agent(exchange))
-        return CodeWanted(ticket)
+            return CodeWanted(await open_ticket(scope, user.user_id, workspace_id, bound_to))
 
     async def by_code(
         self,
@@ -100,16 +119,19 @@ class SignIns:
         token = TicketToken.decode(ticket)
         if token is None:
             raise ticket_over()
-        services, verdict = self._services, Verdict(passed=False)
+        services, verdict, before = self._services, Verdict(passed=False), None
         async with services.database.tenant(token.tenant_id) as scope:
             found = await use_ticket(scope, token, bound_to or _agent(exchange))
             if found is not None:
+                # a change of the password waits for this transaction, as it ends the ticket
+                before = await services.users.credentials(scope, found.user_id)
                 verdict = await services.second_factors.check(scope, found.user_id, code, recovery_code)
             if verdict.passed:
                 await close_ticket(scope, token)
             if found is not None and (verdict.blocks or verdict.recovery):
                 action = "recovery_code.use" if verdict.recovery else "login.slowed"
-                await self._audit_user(scope, exchange, found.user_id, action, {"factor": "code"})
+                target = f"user/{found.user_id}"
+                await record_event(self._services, exchange, scope, target, action, {"factor": "code"})
         if found is None:
             raise ticket_over()
         if verdict.wait_s:
@@ -119,7 +141,9 @@ class SignIns:
         if not verdict.passed or user is None or user.disabled_at is not None:
             log.info("%s: a one-time code was wrong", exchange.id)
             return None
-        return await self.by_user(exchange, user, found.workspace_id)
+        return await self._unless_changed(
+            await self.by_user(exchange, user, found.workspace_id, how="code"), before
+        )
 
     def remember_device(self, exchange: Exchange, reply: Reply, email: str) -> None:
         """Make the browser known as the account owner's."""
@@ -144,7 +168,7 @@ class SignIns:
             raise Refused(403, "other_workspace", "Nobody can register at the address of a workspace.")
         if not settings.registration:
             raise Refused(403, "registration_off", "Registration is not allowed.")
-        self.begin_registration(exchange)
+        await self.begin_registration(exchange)
         return await self._services.registration.register(
             email=email,
             password=password,
@@ -154,15 +178,14 @@ class SignIns:
             token_limit=settings.default_token_limit or None,
         )
 
-    def begin_registration(self, exchange: Exchange) -> None:
+    async def begin_registration(self, exchange: Exchange) -> None:
         """Count an attempt to make an account, by whatever way. Raises Refused 429."""
-        self._limits.begin_registration(exchange.request.client_ip)
+        await self._limits.begin_registration(exchange.request.client_ip)
 
-    async def enter(self, exchange: Exchange, registered: Registered) -> SignedIn:
-        """Sign in somebody who has just registered."""
-        return await self._open(
-            exchange, registered.user, registered.tenant, registered.workspace, Role.OWNER
-        )
+    async def enter(self, exchange: Exchange, registered: Registered, how: str = "registration") -> SignedIn:
+        """Sign in somebody who has just registered. how: for the audit log."""
+        place = registered.tenant, registered.workspace, Role.OWNER
+        return await self._open(exchange, registered.user, *place, how=how)
 
     async def renew(self, exchange: Exchange, refresh_token: str) -> SignedIn | None:
         """Replace a refresh token; None when the session is over. A token used twice ends its session."""
@@ -194,9 +217,9 @@ class SignIns:
         expires_at = await services.sessions.switch(tenant.tenant_id, identity.session_id, workspace_id)
         if expires_at is None:
             raise Refused(401, "session_over", "The session is over. Sign in again.")
-        await self._audit(
-            exchange, user.tenant_id, user.user_id, "session.switch", f"workspace/{workspace_id}"
-        )
+        async with services.database.tenant(user.tenant_id) as scope:
+            target = f"workspace/{workspace_id}"
+            await record_event(services, exchange, scope, target, "session.switch", {}, actor_id=user.user_id)
         session = OpenedSession(identity.session_id, "", expires_at)
         return self._signed_in(user, tenant, workspace, role, session)
 
@@ -213,12 +236,15 @@ class SignIns:
             raise Refused(403, "tenant_not_active", "Your organisation's access is suspended.")
         return identity
 
-    async def by_user(self, exchange: Exchange, user: User, workspace_id: UUID | None = None) -> SignedIn:
+    async def by_user(
+        self, exchange: Exchange, user: User, workspace_id: UUID | None = None, *, how: str
+    ) -> SignedIn:
         """Sign in somebody who has proven to be this user. workspace_id: as for `by_password`.
 
-        Raises Refused 403 when the tenant is suspended or there is nowhere to go in.
+        how: what proved it, for the audit log. Raises Refused 403 when the tenant is suspended or there is nowhere to
+        go in.
         """
-        return await self._open(exchange, user, *await self._entrance(exchange, user, workspace_id))
+        return await self._open(exchange, user, *await self._entrance(exchange, user, workspace_id), how=how)
 
     async def end(self, exchange: Exchange, refresh_token: str | None) -> None:
         """End the sessions of the refresh token and of the bearer, as far as they name one."""
@@ -289,11 +315,14 @@ class SignIns:
         raise Refused(403, "not_a_member", "You are not a member of this workspace.")
 
     async def _open(
-        self, exchange: Exchange, user: User, tenant: Tenant, workspace: Workspace, role: Role
+        self, exchange: Exchange, user: User, tenant: Tenant, workspace: Workspace, role: Role, *, how: str
     ) -> SignedIn:
         opened = await self._services.sessions.open(
             user.tenant_id, user.user_id, workspace.workspace_id, *_origin(exchange)
         )
+        details = {"sessionId": opened.session_id, "workspaceId": workspace.workspace_id, "by": how}
+        async with self._services.database.tenant(user.tenant_id) as scope:
+            await record_own(self._services, exchange, scope, user.user_id, "session.open", details)
         return self._signed_in(user, tenant, workspace, role, opened)
 
     def _signed_in(
@@ -305,41 +334,30 @@ class SignIns:
             tenant,
             workspace,
             role,
+            session.session_id,
             access_token=self._services.tokens.issue(identity, session.session_id),
             access_ttl_s=self._services.settings.auth.access_token_ttl_s,
             refresh_token=session.refresh_token,
             refresh_expires_at=session.expires_at,
         )
 
-    async def _audit_user(
-        self, scope: Scope, exchange: Exchange, user_id: UUID, action: str, details: dict[str, Any]
-    ) -> None:
-        await self._services.audit.record(
-            scope,
-            actor_user_id=None,
-            action=action,
-            target=f"user/{user_id}",
-            ip=exchange.request.client_ip,
-            request_id=exchange.id,
-            details=details,
-        )
+    async def _unless_changed(self, signed_in: SignedIn, before: Credentials | None) -> SignedIn | None:
+        """None, and no session, when the credentials that opened it are no longer those of the account.
+
+        A password is checked for a while. Whoever changes it meanwhile ends all sessions that there are then; this one
+        came after that, and is seen here.
+        """
+        user = signed_in.user
+        async with self._services.database.tenant(user.tenant_id) as scope:
+            if await self._services.users.credentials(scope, user.user_id) == before:
+                return signed_in
+        await self._services.sessions.revoke(user.tenant_id, signed_in.session_id)
+        return None
 
     async def _audit_reuse(self, exchange: Exchange, reused: ReusedToken) -> None:
-        await self._audit(exchange, reused.tenant_id, None, "session.reuse", str(reused.session_id))
-
-    async def _audit(
-        self, exchange: Exchange, tenant_id: UUID, actor_id: UUID | None, action: str, target: str
-    ) -> None:
-        async with self._services.database.tenant(tenant_id) as scope:
-            await self._services.audit.record(
-                scope,
-                actor_user_id=actor_id,
-                action=action,
-                target=target,
-                ip=exchange.request.client_ip,
-                request_id=exchange.id,
-                details={},
-            )
+        async with self._services.database.tenant(reused.tenant_id) as scope:
+            target = str(reused.session_id)
+            await record_event(self._services, exchange, scope, target, "session.reuse", {})
 
 
 def ticket_over() -> Refused:

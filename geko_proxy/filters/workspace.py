@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from cachetools import TTLCache
 
+from geko_proxy.accounts.api_keys import KeyScope
 from geko_proxy.errors import StoreError, UpstreamError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.policy import replies
@@ -31,6 +32,7 @@ from geko_proxy.workspaces.workspaces import Workspace
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from geko_proxy.accounts.api_keys import ApiKeys
     from geko_proxy.accounts.tokens import Identity
     from geko_proxy.services import Services
 
@@ -54,10 +56,22 @@ class Facts(NamedTuple):
 
 
 class Watch:
-    """Looks at the role of the person whose answer runs, whenever a membership has changed anywhere."""
+    """Looks at the role of the person whose answer runs, whenever a membership has changed anywhere; for an answer that
+    runs with an API key, also at the key.
 
-    def __init__(self, members: MemberStore, identity: Identity) -> None:
+    keys: needed with a key, None without one.
+    """
+
+    def __init__(
+        self,
+        members: MemberStore,
+        identity: Identity,
+        keys: ApiKeys | None = None,
+        key_id: UUID | None = None,
+    ) -> None:
         self._members = members
+        self._api_keys = keys if key_id is not None else None
+        self._key_id = key_id
         self._key = (identity.tenant_id, identity.workspace_id, identity.user_id)
         self._seen: int | None = -1
         self._away = False  # the last look met no database
@@ -66,6 +80,11 @@ class Watch:
     def look(self, event: SseEvent) -> Awaitable[Sequence[SseEvent] | None] | None:
         """The event hook; waits only when there may be news."""
         generation = self._members.generation
+        if self._api_keys is not None:
+            of_keys = self._api_keys.generation
+            generation = (
+                None if generation is None or of_keys is None else generation + of_keys
+            )  # both only grow
         if generation is None or self._away:  # changes can't be heard: ask, but not for every event
             if monotonic() - self._looked_at < DEAF_S:
                 return None
@@ -78,6 +97,7 @@ class Watch:
         try:
             async with asyncio.timeout(LOOK_S):
                 role = await self._members.role(*self._key)
+                key_is_good = await self._is_key_good()
         except (StoreError, TimeoutError):
             # Who chats was a member a moment ago, and nobody is removed while the database is away.
             self._away = True
@@ -88,6 +108,13 @@ class Watch:
         if not allowed(role, Permission.CHAT):
             text = "Your role in this workspace does not allow to chat any more."
             raise EndStream(notice=text, code=CODE)
+        if not key_is_good:
+            raise EndStream(notice="The API key of this answer was revoked.", code=CODE)
+
+    async def _is_key_good(self) -> bool:
+        if self._api_keys is None or self._key_id is None:
+            return True
+        return KeyScope.CHAT in await self._api_keys.scopes(self._key_id)
 
 
 class WorkspaceFilter(Filter):
@@ -130,7 +157,8 @@ class WorkspaceFilter(Filter):
         identity = exchange.user
         if identity is None or exchange.route not in (Route.CHAT, Route.AGENTS_API):
             return None
-        return Watch(self._members, identity).look
+        key_id = None if exchange.api_key is None else exchange.api_key.key_id
+        return Watch(self._members, identity, self.services.api_keys, key_id).look
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
         reply = exchange.reply

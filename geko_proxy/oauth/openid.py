@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from geko_proxy.config import OAuthProviderSettings
@@ -83,7 +83,7 @@ class OpenIdProvider:
             claims |= await self._user_info(metadata.userinfo_endpoint, tokens, claims["sub"])
         if "email" in claims and claims.get("email_verified") not in (True, "true"):  # some send a text
             raise OAuthFailed("email_not_verified", "email_verified is not true")
-        return checked_person(
+        person = checked_person(
             self.settings,
             self.settings.issuer,
             claims["sub"],
@@ -91,6 +91,8 @@ class OpenIdProvider:
             claims.get("name"),
             tokens,
         )
+        methods = claims.get("amr")  # of the ID token, which is signed: userinfo has no say in it
+        return replace(person, mfa=isinstance(methods, list) and "mfa" in methods)
 
     async def metadata(self) -> Metadata:
         """The discovery document, at most an hour old, or older while the provider is down. Raises OAuthFailed."""

@@ -35,13 +35,17 @@ class ProviderTokens:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Whom the provider vouches for. (issuer, subject) never changes; the e-mail is verified."""
+    """Whom the provider vouches for. (issuer, subject) never changes; the e-mail is verified.
+
+    mfa: the provider says that it has asked for more than one factor (RFC 8176, 2).
+    """
 
     issuer: str
     subject: str
     email: str
     name: str
     tokens: ProviderTokens
+    mfa: bool = False
 
 
 class Provider(Protocol):

@@ -21,7 +21,9 @@ ROLE: Final = """
 select m.role
 from workspace_members m
 join workspaces w on w.tenant_id = m.tenant_id and w.workspace_id = m.workspace_id
-where m.tenant_id = $1 and m.workspace_id = $2 and m.user_id = $3 and w.archived_at is null"""
+join users u on u.tenant_id = m.tenant_id and u.user_id = m.user_id
+where m.tenant_id = $1 and m.workspace_id = $2 and m.user_id = $3 and w.archived_at is null
+    and u.disabled_at is null"""
 
 LIST: Final = """
 select m.user_id, u.email, u.name, m.role, m.created_at
@@ -116,7 +118,7 @@ class MemberStore:
         return self._roles.generation
 
     async def role(self, tenant_id: UUID, workspace_id: UUID, user_id: UUID) -> Role | None:
-        """The user's role; None for one who is no member, and for everybody in an archived workspace."""
+        """The user's role; None for one who is no member or disabled, and for everybody in an archived workspace."""
         key = cache_key(tenant_id, workspace_id, user_id)
         return await self._roles.get(key, lambda: self._load_role(tenant_id, workspace_id, user_id))
 

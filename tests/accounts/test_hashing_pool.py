@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from geko_proxy.accounts.hashing_pool import NICENESS, Budget, HashingPool, default_workers
+from geko_proxy.accounts.hashing_pool import FIRST, NICENESS, Budget, HashingPool, default_workers
 from geko_proxy.errors import Refused
 
 
@@ -77,11 +77,32 @@ async def test_known_devices_go_first_and_find_a_place(gate: Gate) -> None:
     pool = HashingPool(workers=1, queue=2)
     tasks = [asyncio.create_task(pool.run(gate.work, name)) for name in ("at work", "later", "last")]
     await settle()
-    tasks.append(asyncio.create_task(pool.run(gate.work, "known", first=True)))
+    tasks.append(asyncio.create_task(pool.run(gate.work, "known", rank=FIRST)))
     await settle()
     gate.open.set()
     await asyncio.gather(*tasks)
     assert gate.done == ["at work", "known", "later", "last"]
+    pool.close()
+
+
+async def test_in_a_flood_somebody_new_takes_the_place_of_who_tried_often(gate: Gate) -> None:
+    pool = HashingPool(workers=1, queue=3)
+    flood = [asyncio.create_task(pool.run(gate.work, f"guess {n}", rank=n)) for n in range(4)]
+    await settle()
+    honest = asyncio.create_task(pool.run(gate.work, "honest", rank=0))
+    await settle()
+    with pytest.raises(Refused) as pushed_out:
+        await flood[3]
+    assert (pushed_out.value.status, pushed_out.value.code) == (503, "sign_in_busy")
+    with pytest.raises(Refused):
+        await pool.run(gate.work, "another guess", rank=9)
+    flood[1].cancel()
+    await settle()
+    gate.open.set()
+    assert await honest == "honest"
+    await asyncio.gather(*flood, return_exceptions=True)
+    assert gate.done == ["guess 0", "honest", "guess 2"]
+    assert await pool.run(gate.work, "next") == "next"
     pool.close()
 
 

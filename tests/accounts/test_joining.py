@@ -65,6 +65,15 @@ async def test_somebody_new_joins(joining: Joining, database: Database, account:
         await joining.register(token, email="b@example.org", password=PASSWORD, name="B", origin=ORIGIN)
 
 
+async def test_the_shortest_password_is_the_operators(database: Database, account: Account) -> None:
+    stores = (MemberStore(database), InvitationStore(database), AutoJoinStore(database), Audit())
+    strict = Joining(database, *stores, min_password=len(PASSWORD) + 1)
+    token = await invite(database, account)
+    with pytest.raises(InvalidRegistration) as caught:
+        await strict.register(token, email="n@example.org", password=PASSWORD, name="N", origin=ORIGIN)
+    assert set(caught.value.problems) == {"password"}
+
+
 async def test_nothing_is_used_up_by_what_fails(
     joining: Joining, database: Database, account: Account, stranger: Account
 ) -> None:

@@ -85,6 +85,8 @@ async def test_of_racing_registrations_one_wins(database: Database, dsn: str) ->
         ({"name": "  "}, {"name"}),
         ({"name": "a\0b"}, {"name"}),
         ({"name": "a\ud800"}, {"name"}),
+        ({"name": "a\u2028b"}, {"name"}),  # a line break in the subject of an invitation
+        ({"tenant_name": "\u202emoc.elpmaxe"}, {"tenantName"}),
         ({"username": "x"}, {"username"}),
         ({"tenant_name": "x" * 121}, {"tenantName"}),
         ({"token_limit": -1}, {"tokenLimit"}),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from geko_proxy.client_api.backoff import Rule
 from geko_proxy.client_api.login_limits import (
     ACCOUNT,
     EVERYWHERE,
+    MAILS,
     RESET_NETWORK,
     RESETS,
+    TRIED_S,
     LoginLimits,
     TooManyAttempts,
     account_of,
@@ -34,7 +38,7 @@ def limits(clock: Clock) -> LoginLimits:
         account=Rule(3, 100, 400, 600),
         network=Rule(5, 10, 100, 60),
         everywhere=Rule(8, 1, 60, 600),
-        registrations=2,
+        registrations=Rule(2, 60, 60, 60),
         clock=clock,
     )
 
@@ -104,12 +108,35 @@ async def test_success_is_not_counted(limits: LoginLimits) -> None:
         await limits.succeeded("192.0.2.1", "a@x.org", "device")
 
 
-def test_registrations(limits: LoginLimits) -> None:
-    limits.begin_registration("192.0.2.1")
-    limits.begin_registration("192.0.2.1")
+async def test_registrations(limits: LoginLimits, clock: Clock) -> None:
+    await limits.begin_registration("192.0.2.1")
+    await limits.begin_registration("192.0.2.1")
     with pytest.raises(TooManyAttempts, match="accounts created"):
-        limits.begin_registration("192.0.2.1")
-    limits.begin_registration("192.0.2.2")
+        await limits.begin_registration("192.0.2.1")
+    await limits.begin_registration("192.0.2.2")
+    clock.now += 61
+    await limits.begin_registration("192.0.2.1")
+
+
+async def test_mails_of_one_person(limits: LoginLimits, clock: Clock) -> None:
+    one, other = uuid4(), uuid4()
+    for _ in range(MAILS.free):
+        await limits.begin_mail(one)
+    with pytest.raises(TooManyAttempts, match="mails"):
+        await limits.begin_mail(one)
+    await limits.begin_mail(other)
+    clock.now += MAILS.leak_s
+    await limits.begin_mail(one)
+
+
+async def test_who_has_not_tried_yet_is_told_apart_from_a_flood(limits: LoginLimits, clock: Clock) -> None:
+    ranks = [await limits.begin("192.0.2.1", f"u{n}@x.org") for n in range(3)]
+    assert ranks == [0, 1, 2]
+    assert await limits.begin("198.51.100.7", "a@x.org") == 0
+    await limits.succeeded("198.51.100.7", "a@x.org")
+    assert await limits.begin("198.51.100.7", "a@x.org") == 0  # an office that signs in is no flood
+    clock.now += TRIED_S + 1
+    assert await limits.begin("192.0.2.1", "u9@x.org") == 0
 
 
 async def test_mails_to_one_address_end_in_silence_and_one_network_is_refused(limits: LoginLimits) -> None:

@@ -14,9 +14,9 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from geko_proxy.accounts.joining import Joining
 from geko_proxy.accounts.one_time_tokens import Purpose
 from geko_proxy.accounts.tokens import Identity
-from geko_proxy.client_api.login_limits import LoginLimits
+from geko_proxy.client_api.login_limits import MAILS, LoginLimits
 from geko_proxy.client_api.password_changes import PasswordChanges
-from geko_proxy.client_api.profile_email import MAILS_AN_HOUR, ProfileEmail
+from geko_proxy.client_api.profile_email import ProfileEmail
 from geko_proxy.client_api.sign_in import SignIns
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Reply
@@ -53,7 +53,7 @@ class Mailbox:
 
 def built(services: Services) -> ProfileEmail:
     limits = LoginLimits()
-    return ProfileEmail(services, PasswordChanges(services, SignIns(services, limits), limits))
+    return ProfileEmail(services, PasswordChanges(services, SignIns(services, limits), limits), limits)
 
 
 def token_in(text: str) -> str:
@@ -212,7 +212,7 @@ async def test_without_a_password_a_recent_sign_in_is_needed(
 
 
 async def test_mails_are_limited(email: ProfileEmail, call: Call, account: Account) -> None:
-    for _ in range(MAILS_AN_HOUR):
+    for _ in range(MAILS.free):
         await email.verify(*signed_in(call(), account))
     assert (await refused(email.verify, signed_in(call(), account))).status == 429
 

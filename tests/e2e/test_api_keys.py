@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from geko_proxy.workspaces.members import MemberStore
 from geko_proxy.workspaces.roles import Role
 from tests.conftest import run
 from tests.e2e.conftest import numbers
-from tests.e2e.people import PASSWORD, Answer, Person, call, login
+from tests.e2e.people import PASSWORD, Answer, Person, call, login, read_events
 from tests.e2e.processes import Running, geko_environment, running
 from tests.e2e.test_metering import settled
 
@@ -270,6 +271,38 @@ async def test_a_disabled_users_key_ends_on_every_instance(
     await run(e2e_dsn, f"update users set disabled_at = now() where email = '{alice.email}'")
     assert await refused_within_a_second(program, client, second) == {"invalid_api_key"}
     assert await refused_within_a_second(alice, client, second) == {"session_over"}
+
+
+@pytest.mark.parametrize("end", ["key", "user", "scope"])
+async def test_an_answer_ends_with_its_key_and_with_its_person(
+    second: aiohttp.ClientSession, alice: Person, e2e_dsn: str, end: str
+) -> None:
+    """Ended on one instance while the other one streams; who is disabled loses answers without a key, too."""
+    program, made = await make_key(alice)
+    program = replace(program, client=second)
+    slow = "go on [[tokens=400 delay_ms=25 prompt=5]]"
+    headers = {"Authorization": f"Bearer {program.token}", "Content-Type": "application/json"}
+    body = json.dumps({"message": slow, "model": "MockUsage/gpt-4o-mini"})
+    plain = await replace(alice, client=second).start(slow)
+    raw = b""
+    async with second.post("/v1/chat/send", data=body, headers=headers) as reply:
+        while b"event: token" not in raw:
+            raw += await reply.content.readany()
+        if end == "key":
+            assert (await alice.call("DELETE", f"/v1/api-keys/{made['id']}")).status == 204
+        elif end == "scope":
+            change = await alice.call("PATCH", f"/v1/api-keys/{made['id']}", {"scopes": ["usage:read"]})
+            assert change.status == 200
+        else:
+            await run(e2e_dsn, f"update users set disabled_at = now() where email = '{alice.email}'")
+        async with asyncio.timeout(8):  # the whole answer takes ten seconds
+            raw += await reply.content.read()
+    (final,) = [event.json for event in read_events(raw) if event.name == "final"]
+    assert final["finishReason"] == "access_ended"
+    assert 0 < raw.count(b"event: token") < 400
+    if end != "user":  # the one without the key goes on
+        stopped = await alice.call("POST", "/api/agents/chat/abort", {"conversationId": plain})
+        assert stopped.status == 200
 
 
 async def test_admins_see_and_end_everybodys_keys(alice: Person, bob: Person, e2e_dsn: str) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import aiohttp
+import pyotp
 import pytest
 
-from tests.e2e.people import Answer, Person, call, login, post, register
+from tests.conftest import run
+from tests.e2e.people import PASSWORD, Answer, Person, call, login, post, register
 from tests.e2e.processes import Running, geko_environment, running
 from tests.oidc_provider import CLIENT_ID, ProviderState, oauth_toml, running_provider
 
@@ -490,3 +493,76 @@ async def test_a_suspended_tenant_is_kept_out(
     again = Browser(browser.client)
     assert code_of(await again.sign_in()) == "tenant_not_active"
     assert "__Host-geko_refresh" not in again.cookies
+
+
+async def page_of(browser: Browser) -> Person:
+    """Whoever is signed in in this browser, with a bearer as LibreChat's page has it."""
+    cookie = f"__Host-geko_refresh={browser.cookies['__Host-geko_refresh']}"
+    reply = await post(browser.client, "/v1/auth/refresh", {}, Cookie=cookie, Origin=PUBLIC)
+    assert reply.status == 200, reply
+    found = reply.json
+    ids = found["workspace"]["id"], found["tenant"]["id"]
+    return Person(browser.client, found["user"]["email"], found["accessToken"], "", *ids)
+
+
+async def verify_code(browser: Browser, ticket: str, code: str) -> Answer:
+    """LibreChat's page sends the code."""
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    body = {"tempToken": ticket, "token": code}
+    return await post(browser.client, "/api/auth/2fa/verify-temp", body, Cookie=cookie, Origin=PUBLIC)
+
+
+async def test_a_second_factor_is_asked_for_after_the_provider_too(
+    browser: Browser, provider: ProviderState
+) -> None:
+    assert await browser.sign_in() == "/"
+    person = await page_of(browser)
+    made = await person.call("POST", "/v1/auth/totp", {})  # no password: the sign-in is new
+    assert made.status == 200, made
+    totp = pyotp.TOTP(made.json["secret"])
+    now = int(time.time())
+    assert (await person.call("POST", "/v1/auth/totp/confirm", {"code": totp.at(now - 30)})).status == 200
+
+    thief = Browser(browser.client)  # who has the person's account at the provider
+    location = await thief.sign_in()
+    page, _, ticket = location.partition("?tempToken=")
+    assert page == "/login/2fa"
+    assert "__Host-geko_refresh" not in thief.cookies
+    assert (await verify_code(thief, ticket, "000000")).status == 401
+    stolen = await verify_code(Browser(browser.client), ticket, totp.at(now))  # from the address alone
+    assert (stolen.status, stolen.json["message"][:4]) == (401, "This")
+    assert (await verify_code(thief, ticket, totp.at(now))).status == 200
+
+    provider.claims = {"amr": ["pwd", "mfa"]}
+    asked_there = Browser(browser.client)
+    assert await asked_there.sign_in() == "/"
+    assert (await asked_there.me())["email"] == person.email
+    provider.claims = {"amr": ["pwd"]}
+    assert (await Browser(browser.client).sign_in()).startswith("/login/2fa?")
+
+
+async def test_a_stolen_session_can_not_make_another_way_in(alice: Person, e2e_dsn: str) -> None:
+    """Linking a provider outlives the session, and the password too."""
+    link = "/v1/auth/oauth/google/link"
+    assert (await alice.call("POST", link, {})).status == 200
+    await run(
+        e2e_dsn,
+        "update sessions set created_at = created_at - interval '11 minutes' "
+        f"where tenant_id = '{alice.tenant_id}'",
+    )
+    for path in (link, "/api/auth/2fa/enable"):
+        refused = await alice.call("POST", path, {})
+        assert refused.status == 403
+        assert "Sign in again" in refused.raw.decode()
+    wrong = await alice.call("POST", link, {"password": "Wrong-Horse-9"})
+    assert (wrong.status, wrong.json["error"]["code"]) == (403, "wrong_password")
+    assert (await alice.call("POST", link, {"password": PASSWORD})).status == 200
+
+
+async def test_a_look_alike_of_an_address_is_no_such_address(
+    browser: Browser, provider: ProviderState
+) -> None:
+    """In lower case the Kelvin sign is an ASCII k: a provider's mike@ with it would be somebody else's mike@."""
+    assert provider.person is not None
+    provider.person["email"] = f"mi\u212ae-{provider.person['email']}"
+    assert code_of(await browser.sign_in()) == "no_email"

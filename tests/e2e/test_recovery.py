@@ -184,6 +184,23 @@ async def test_an_answer_that_was_taken_over_can_be_stopped(
     assert row["tokens"] > 20
 
 
+async def test_an_answer_that_was_taken_over_ends_with_its_key(
+    other: Doomed, alice: Person, books: Books
+) -> None:
+    made = await alice.call("POST", "/v1/api-keys", {"name": "ci", "scopes": ["chat"]})
+    body = {"message": "go on [[tokens=400 prompt=5 delay_ms=50]]", "model": "MockUsage/gpt-4o-mini"}
+    async with other() as (person, _):
+        headers = {"Authorization": f"Bearer {made.json['key']}"}
+        async with person.client.post("/v1/chat/send", json=body, headers=headers) as reply:
+            await reply.content.readuntil(b"event: token")
+            await asyncio.sleep(1)
+    assert (await alice.call("DELETE", f"/v1/api-keys/{made.json['id']}")).status == 204
+    async with asyncio.timeout(12):  # the whole answer takes twenty seconds
+        (row,) = await books.settled()
+    assert (row["outcome"], row["state"]) == ("aborted", "recovered")
+    assert 0 < row["tokens"] < 400
+
+
 async def test_librechat_being_away_delays_and_does_not_lose(
     other: Doomed, books: Books, stand_in: Running
 ) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
+from uuid import uuid4
 
 import msgspec
 import pytest
 
+from geko_proxy.accounts.api_keys import ApiKeys, KeyScope
 from geko_proxy.errors import EndStream, Refused, StoreError, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Route
 from geko_proxy.filters import workspace as module
@@ -261,4 +263,31 @@ async def test_a_running_answer_outlives_an_outage_of_the_database(monkeypatch: 
     members.away, members.current = False, None
     now += module.DEAF_S
     with pytest.raises(EndStream, match="no longer a member"):
+        await look(watch)
+
+
+class Keys:
+    """What a key is good for, and a generation that the test moves."""
+
+    def __init__(self) -> None:
+        self.generation: int | None = 1
+        self.current = frozenset({KeyScope.CHAT})
+        self.reads = 0
+
+    async def scopes(self, key_id: object) -> frozenset[KeyScope]:
+        self.reads += 1
+        return self.current
+
+
+async def test_an_answer_of_a_key_looks_at_the_key_when_there_is_news() -> None:
+    members, keys = Members(), Keys()
+    watch = Watch(cast(MemberStore, members), identity(), cast(ApiKeys, keys), uuid4())
+    without = Watch(cast(MemberStore, members), identity(), cast(ApiKeys, keys), None)
+    for _ in range(5):
+        await look(watch)
+        await look(without)
+    assert keys.reads == 1
+    keys.generation, keys.current = 2, frozenset({KeyScope.USAGE_READ})
+    await look(without)
+    with pytest.raises(EndStream, match="API key"):
         await look(watch)

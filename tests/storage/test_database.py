@@ -28,6 +28,7 @@ where n.nspname = 'public' and c.relkind in ('r', 'p') and not c.relispartition 
 
 # Not for geko_app at all: no policy, because there is no right.
 UNREACHABLE = {
+    "installation_log",
     "instances",
     "join_domains",
     "login_emails",
