@@ -15,6 +15,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from geko_proxy.accounts.api_keys import ApiKeys
 from geko_proxy.accounts.registration import Registered, Registration
 from geko_proxy.accounts.tokens import Identity
+from geko_proxy.accounts.users import UserStore
 from geko_proxy.admin_api import routes
 from geko_proxy.admin_api.access import guarded
 from geko_proxy.config import Settings
@@ -97,6 +98,7 @@ async def office(database: Database) -> Office:
         "settings": Settings(),
         "audit": Audit(),
         "api_keys": ApiKeys(database),
+        "users": UserStore(database),
     }
     first = await register(registration, "owner@a.example")
     stranger = await register(registration, "owner@b.example")

@@ -144,7 +144,8 @@ async def test_every_sign_in_is_in_the_audit_log(victim: Person, e2e_dsn: str) -
     connection = await asyncpg.connect(e2e_dsn)
     try:
         rows = await connection.fetch(
-            "select details::text from audit_log where tenant_id = $1::uuid and action = 'session.open'",
+            "select details::text from audit_log where tenant_id = $1::uuid and action = 'session.open'"
+            " order by occurred_at",
             victim.tenant_id,
         )
     finally:
