@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy", "filters.base"),
     ("filters",),
     ("filters.chain", "filters.loader"),
-    ("relay", "http_server", "client_request", "door", "failures", "answers", "proxy", "recovery"),
+    ("relay", "http_server", "client_request", "door", "failures", "answers", "proxy", "recovery", "llm"),
     ("client_api", "admin_api", "console"),
     ("app", "testing"),
     ("server", "demo", "keys_command", "__main__"),
