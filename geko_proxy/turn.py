@@ -279,7 +279,9 @@ class Turn:
             event, stopped = None, False
         finally:
             aborting.cancel()
-        await self._end_with_notice(event.json if event is not None else self._own_final(), saved_again=stopped)
+        await self._end_with_notice(
+            event.json if event is not None else self._own_final(), saved_again=stopped
+        )
 
     async def _end_with_notice(self, final: dict[str, Any], *, saved_again: bool) -> None:
         """Make the last event of a final, with the reason in it. saved_again: LibreChat is still storing the answer."""

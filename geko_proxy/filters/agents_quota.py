@@ -26,6 +26,7 @@ COMPLETIONS: Final = "chat/completions"
 RESPONSES: Final = "responses"
 DONE: Final = b"[DONE]"
 
+
 class _Shape(Protocol):
     """What an API's stream says, collected."""
 

@@ -1,11 +1,11 @@
-"""A model call on the LLM side under the quota: read for the meter as it streams, and charged what the provider reports.
+"""A model call on the LLM side under the quota: read for the meter as it streams, charged what the provider reports.
 
-`quota` leases and charges. What a provider has made is charged in full, also what a cut kept from LibreChat: it bills it.
+`quota` leases and charges. What a provider has made is charged in full, also what a cut kept from LibreChat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Passed, Reply, SseEvent
@@ -22,12 +22,20 @@ STEP: Final = "call"
 JSON: Final = "application/json"
 
 
+async def nothing() -> None:
+    """The default of `settle`: it is charged when the exchange is finished."""
+
+
 class CallAnswer:
-    """The answer of one call; a `MeteredAnswer`. need: its prompt's estimate, in tokens."""
+    """The answer of one call; a `MeteredAnswer`. need: its prompt's estimate, in tokens.
+
+    settle: charges the call; awaited before its last event is passed on.
+    """
 
     def __init__(self, exchange: Exchange, call: LlmCall, counter: TokenCounter, need: int) -> None:
         self._call = call
         self._need = need
+        self.settle: Callable[[], Awaitable[None]] = nothing
         self.meter = TurnMeter(counter, call.shape.model)
         self.meter.on_event({"event": CONTEXT_USAGE, "data": {"breakdown": {"messageTokens": need}}})
         exchange.state[MeteredAnswer] = self
@@ -45,13 +53,17 @@ class CallAnswer:
             text, passed = shape.read(event)
             if text:
                 meter.on_text(STEP, text)
-            if not shape.over:
-                waiting = look()
-                if waiting is not None:
-                    return self._wait(waiting, passed)
-            return passed
+            if shape.over:
+                return self._settled(passed)
+            waiting = look()
+            return passed if waiting is None else self._wait(waiting, passed)
 
         return take
+
+    async def _settled(self, passed: Sequence[SseEvent] | None) -> Passed:
+        """Who sees the end of a call sees it charged (decision 0011)."""
+        await self.settle()
+        return passed
 
     async def _wait(self, waiting: Awaitable[None], passed: Sequence[SseEvent] | None) -> Passed:
         try:
@@ -59,6 +71,7 @@ class CallAnswer:
         except EndStream as end:
             counted = Usage(self._need, max(0, self.meter.consumed - self._need))
             last = self._call.shape.closing(end.notice or "", end.code, counted)
+            await self.settle()
             raise EndStream(tuple(last), end.notice, end.code) from None
         return passed
 
@@ -66,6 +79,7 @@ class CallAnswer:
         """Read a reply that comes in one piece; one that is no JSON (speech) is passed on as it comes."""
         if not reply.is_event_stream and reply.headers.get("Content-Type", "").startswith(JSON):
             self.meter.on_text(STEP, self._call.shape.read_reply(await reply.json()))
+            await self.settle()
         return None
 
     def charges(self, turn: MeteredTurn) -> Sequence[Charge]:

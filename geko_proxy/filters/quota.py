@@ -20,6 +20,7 @@ from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refu
 from geko_proxy.filters.llm_quota import CallAnswer
 from geko_proxy.filters.metered_answers import answer_of
 from geko_proxy.filters.quota_changes import QuotaChanges
+from geko_proxy.filters.quota_charges import stream_charges
 from geko_proxy.filters.quota_texts import (
     described,
     exhausted_refusal,
@@ -33,12 +34,10 @@ from geko_proxy.llm.call import model_call_of
 from geko_proxy.metering.grants import MeteredTurn, Pricing
 from geko_proxy.metering.keeper import LeaseKeeper
 from geko_proxy.metering.leases import Amount, Busy, Exhausted, Granted, Lease, NewTurn
-from geko_proxy.metering.ledger import Charge, Source
 from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.limits import Hold, HoldCache, Limit
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.prompt_estimate import attached_image_tokens, long_texts
-from geko_proxy.metering.stored_answers import as_recovered, find_answer, last_heartbeat, rollup_charge
 from geko_proxy.metering.usage_events import step_and_text
 
 if TYPE_CHECKING:
@@ -116,7 +115,9 @@ class QuotaFilter(Filter):
         lease = await self._begin(exchange, turn, pricing, need, (holds, limits))
         exchange.turn_id = turn.turn_id
         if call is not None:
-            meter = CallAnswer(exchange, call, self.services.counter, need).meter
+            answer = CallAnswer(exchange, call, self.services.counter, need)
+            answer.settle = lambda: self.on_finish(exchange)
+            meter = answer.meter
         elif exchange.route is Route.AGENTS_API:
             body = await exchange.request.json()
             meter = AgentsAnswer(exchange, body, self.services.counter, need).meter
@@ -150,6 +151,7 @@ class QuotaFilter(Filter):
         wanted = Amount(need, pricing.of_text(need, 0))
         allowance = Amount(self._allowance, pricing.of_text(0, self._allowance))
         call = model_call_of(exchange)
+        outcome: Lease | Exhausted | Busy
         if call is not None:
             outcome = await self._calls.begin(turn, holds, wanted, allowance, call.origin)
         else:
@@ -364,33 +366,6 @@ class QuotaFilter(Filter):
         return await self._leases.top_up(turn.lease, missing, step, turn.consumed)
 
 
-def stream_charges(turn: MeteredTurn) -> Sequence[Charge]:
-    """What a chat's answer is charged by its stream."""
-    charges = turn.meter.finish(turn.final)
-    if turn.recovering:
-        return recovered_charges(turn, charges)
-    if turn.outcome is Outcome.CUT and not turn.by_calls:
-        return turn.within(charges)
-    if turn.outcome is Outcome.FAILED and not charges:
-        return [unseen(turn)]
-    return charges
-
-
-def recovered_charges(turn: MeteredTurn, charges: Sequence[Charge]) -> list[Charge]:
-    """The charges of an answer that another instance began.
-
-    It may end before it can be listened to: LibreChat's final is then made from the stored answer, which has the sum of
-    what the provider reported.
-    """
-    answer = (turn.final or {}).get("responseMessage")
-    started_at = turn.lease.turn.started_at
-    if not turn.meter.charges and isinstance(answer, dict) and find_answer([answer], started_at, {}):
-        stored = rollup_charge(answer)
-        if stored is not None:
-            return [stored]
-    return as_recovered(charges) or last_heartbeat(*turn.so_far, turn.lease.turn.model)
-
-
 def _conversation_id(body: dict[str, Any]) -> str | None:
     value = body.get("conversationId")
     if value is None or value in ("", "new"):
@@ -399,8 +374,3 @@ def _conversation_id(body: dict[str, Any]) -> str | None:
         text = "conversationId: expected letters, digits, - and _, at most 100."
         raise Refused(400, "invalid_conversation_id", text)
     return value
-
-
-def unseen(turn: MeteredTurn) -> Charge:
-    """The charge of an answer that was started and never seen: its estimated prompt."""
-    return Charge("geko", -3, "chat", "", "", turn.need, 0, estimated=True, source=Source.ESTIMATE)

@@ -154,7 +154,9 @@ class Gateway:
 
 def caller_headers(request: Request) -> list[tuple[bytes, bytes]]:
     """The request's headers; the pool's allow-list decides which go on."""
-    return [(name.encode(), value.encode(errors="surrogateescape")) for name, value in request.headers.items()]
+    return [
+        (name.encode(), value.encode(errors="surrogateescape")) for name, value in request.headers.items()
+    ]
 
 
 def reply_of(answer: Answer) -> Reply:

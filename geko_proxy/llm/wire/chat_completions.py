@@ -16,7 +16,9 @@ from geko_proxy.sse import SseEvent
 DONE: Final = b"[DONE]"
 TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
 NOTHING: Final = Read("", None)
-MESSAGE_TOKENS: Final = 3  # of each message's frame, and of the answer's beginning (OpenAI cookbook, counting tokens)
+MESSAGE_TOKENS: Final = (
+    3  # of each message's frame, and of the answer's beginning (OpenAI cookbook, counting tokens)
+)
 
 
 class ChatCompletions(ModelCall):
@@ -62,7 +64,9 @@ class ChatCompletions(ModelCall):
         usage = data.get("usage")
         if isinstance(usage, dict):
             self.usage = usage_of(usage)
-        text = "".join(text for choice in dicts_in(data.get("choices")) for text in texts_of(choice.get("delta")))
+        text = "".join(
+            text for choice in dicts_in(data.get("choices")) for text in texts_of(choice.get("delta"))
+        )
         if self._asked or "usage" not in data:
             return Read(text, None)
         if isinstance(usage, dict) and not data.get("choices"):

@@ -23,8 +23,8 @@ ANTHROPIC_TYPES: Final = {
 def refusal_body(api: str, refused: Refused) -> dict[str, Any]:
     """The error JSON of an API: OpenAI's, or Anthropic's for "messages".
 
-    The message of a refusal that people shall read holds `{"type": "google_error", "info": …}`, which LibreChat finds in
-    it and shows as plain text (contract §7.3).
+    The message of a refusal that people shall read holds `{"type": "google_error", "info": …}`, which LibreChat finds
+    in it and shows as plain text (contract §7.3).
     """
     message = refused.message
     if refused.librechat is not None:
