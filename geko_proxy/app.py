@@ -164,6 +164,7 @@ async def _open_gateway(services: Services, chain: Chain, stack: AsyncExitStack)
         chain=chain,
         attribution=Attribution(services.database, services.calls, settings.llm.unknown_accounts),
         pool=pool,
+        providers=settings.llm_providers,
         catalogue=Catalogue(pool),
         key=settings.llm.key,
         metrics=metrics.render,

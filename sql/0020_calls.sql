@@ -38,44 +38,50 @@ $function$;
 revoke execute on function find_shadow_account(text), find_workspace_tenant(uuid) from public;
 grant execute on function find_shadow_account(text), find_workspace_tenant(uuid) to geko_app;
 
--- The message that a call is made for. $1 tenant, $2 workspace, $3 user, $4 conversation (null: unknown), $5 the turn that the
--- call names itself (null: none). unnamed: there is none yet, but a message whose conversation has no name so far, so that
--- asking again in a moment may find it. No row: there is no message.
-create function find_call_parent(uuid, uuid, uuid, text, uuid)
+-- The message that a call is made for. $1 tenant, $2 workspace, $3 user, $4 conversation (null: unknown), $5 LibreChat's id of the
+-- answer (null: unknown). A request of the Agents API has no conversation that GEKO knows before it is over; its first call, known
+-- by the form of its id, takes the oldest one without calls, and the others follow.
+-- unnamed: there is none yet, but a message whose conversation has no name so far, so that asking again in a moment may find it.
+-- No row: there is no message.
+create function find_call_parent(uuid, uuid, uuid, text, text)
 returns table (turn_id uuid, key_id uuid, key_models text[], unnamed boolean)
 language plpgsql set search_path = public, pg_temp
 as $function$
 #variable_conflict use_column
+declare
+    message uuid;
 begin
     perform enter_tenant($1);
-    return query
-    select t.turn_id, t.key_id, k.models, false from turns t
-    left join api_keys k on k.tenant_id = $1 and k.key_id = t.key_id
-    where t.tenant_id = $1 and t.workspace_id = $2 and t.user_id = $3 and t.turn_id = $5 and t.call_kind is null;
-    if found then
-        return;
+    select t.turn_id into message from turns t
+    where t.tenant_id = $1 and t.workspace_id = $2 and t.user_id = $3 and t.ended_at is null and t.call_kind is null
+        and (t.conversation_id = $4 or t.message_id = $5);
+    if message is null and ($5 like 'chatcmpl-%' or $5 like 'resp\_%') then
+        update turns t set message_id = $5
+        where t.tenant_id = $1 and t.turn_id = (
+            select f.turn_id from turns f
+            where f.tenant_id = $1 and f.workspace_id = $2 and f.user_id = $3 and f.ended_at is null and f.call_kind is null
+                and f.conversation_id is null and f.message_id is null
+            order by f.started_at limit 1 for update skip locked)
+        returning t.turn_id into message;
+    elsif message is null then
+        return query
+        select null::uuid, null::uuid, null::text[], true from turns t
+        where t.tenant_id = $1 and t.workspace_id = $2 and t.user_id = $3 and t.conversation_id is null and t.call_kind is null
+            and t.message_id is null and t.ended_at is null and t.state = 'admitted'
+            and t.started_at > now() - interval '30 seconds'
+        limit 1;
+        if found then
+            return;
+        end if;
+        select t.turn_id into message from turns t
+        where t.tenant_id = $1 and t.workspace_id = $2 and t.user_id = $3 and t.conversation_id = $4
+            and t.ended_at > now() - interval '1 hour'
+        order by t.started_at desc limit 1;
     end if;
     return query
     select t.turn_id, t.key_id, k.models, false from turns t
     left join api_keys k on k.tenant_id = $1 and k.key_id = t.key_id
-    where t.tenant_id = $1 and t.workspace_id = $2 and t.user_id = $3 and t.conversation_id = $4 and t.ended_at is null;
-    if found then
-        return;
-    end if;
-    return query
-    select null::uuid, null::uuid, null::text[], true from turns t
-    where t.tenant_id = $1 and t.workspace_id = $2 and t.user_id = $3 and t.conversation_id is null and t.call_kind is null
-        and t.ended_at is null and t.state = 'admitted' and t.started_at > now() - interval '30 seconds'
-    limit 1;
-    if found then
-        return;
-    end if;
-    return query
-    select t.turn_id, t.key_id, k.models, false from turns t
-    left join api_keys k on k.tenant_id = $1 and k.key_id = t.key_id
-    where t.tenant_id = $1 and t.workspace_id = $2 and t.user_id = $3 and t.conversation_id = $4
-        and t.ended_at > now() - interval '1 hour'
-    order by t.started_at desc limit 1;
+    where t.tenant_id = $1 and t.turn_id = message;
 end
 $function$;
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -186,7 +186,7 @@ def header_table() -> Kind[Mapping[str, str]]:
     )
 
 
-def is_model(name: object) -> bool:
+def is_model(name: object) -> TypeGuard[str]:
     """Whether this can be the name of a model: printable ASCII, at most 256, without `*`."""
     return isinstance(name, str) and MODEL_NAME.fullmatch(name) is not None
 

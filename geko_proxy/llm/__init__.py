@@ -1,1 +1,1 @@
-"""The LLM side: the listener through which LibreChat calls its model providers (docs/llm.md)."""
+"""The LLM side: every call of LibreChat to its model providers passes here, metered and limited."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 USER: Final = "x-geko-user"
 CONVERSATION: Final = "x-geko-conversation"
 MESSAGE: Final = "x-geko-message"
-PARENT: Final = "x-geko-parent"
 KIND: Final = "x-geko-kind"
 
 # across tenants, by functions of sql/0020
@@ -67,18 +66,18 @@ class Attribution:
 
     async def origin(self, exchange: Exchange, body: dict[str, Any]) -> CallOrigin:
         """What the call is for, and the message that it belongs to. Raises StoreError."""
-        request, identity = exchange.request, exchange.signed_in()
+        request, caller = exchange.request, exchange.signed_in()
         kind = kind_of(exchange.operation, said(request, KIND), body)
-        conversation_id, parent = said(request, CONVERSATION), None
-        if identity.user_id != SYSTEM_USER:
+        conversation_id, message_id, parent = said(request, CONVERSATION), said(request, MESSAGE), None
+        if caller.user_id != SYSTEM_USER:
             parent = await self._calls.find_parent(
-                identity.tenant_id,
-                identity.workspace_id,
-                identity.user_id,
+                caller.tenant_id,
+                caller.workspace_id,
+                caller.user_id,
                 conversation_id,
-                as_uuid(said(request, PARENT)),
+                message_id,
             )
-        return CallOrigin(kind, conversation_id, said(request, MESSAGE), parent)
+        return CallOrigin(kind, conversation_id, message_id, parent)
 
     async def _find(self, account: str) -> Identity | None:
         row = await self._database.call(FIND_SHADOW_ACCOUNT, account)
@@ -97,14 +96,6 @@ def said(request: Request, name: str) -> str | None:
     """What LibreChat says in a header; None for nothing, for a placeholder it did not fill, and for nonsense."""
     value = request.headers.get(name)
     return value if value is not None and _ID.fullmatch(value) else None
-
-
-def as_uuid(text: str | None) -> UUID | None:
-    """The id that a text is; None for any other text."""
-    try:
-        return UUID(text) if text is not None else None
-    except ValueError:
-        return None
 
 
 def identity(tenant_id: UUID, workspace_id: UUID, user_id: UUID) -> Identity:

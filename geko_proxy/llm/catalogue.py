@@ -15,7 +15,7 @@ class Catalogue:
 
     async def models(self, provider: str, config: WorkspaceConfig | None) -> list[str]:
         """The models of a provider that a workspace may use, its default first. Raises Refused."""
-        names = self._pool.models(provider) or await self._pool.ask_models(provider)
+        names = await self._pool.ask_models(provider)
         if config is None:
             return list(names)
         allowed = [name for name in names if config.allows_model(provider, name)]

@@ -13,6 +13,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from geko_proxy import relay
+from geko_proxy.config.llm_settings import LlmProviderSettings
 from geko_proxy.door import Door
 from geko_proxy.errors import Refused, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Request, Route
@@ -22,6 +23,8 @@ from geko_proxy.llm.attribution import Attribution
 from geko_proxy.llm.call import LlmCall
 from geko_proxy.llm.catalogue import Catalogue
 from geko_proxy.llm.pool import Answer, ProviderPool
+from geko_proxy.llm.provider_headers import reply_headers
+from geko_proxy.llm.routes import PATHS
 from geko_proxy.llm.wire import model_call
 from geko_proxy.llm.wire.errors import refusal_body
 
@@ -43,6 +46,7 @@ class Gateway:
         chain: Chain,
         attribution: Attribution,
         pool: ProviderPool,
+        providers: Sequence[LlmProviderSettings],
         catalogue: Catalogue,
         key: str,
         metrics: Callable[[], bytes],
@@ -51,6 +55,7 @@ class Gateway:
         self._chain = chain
         self._attribution = attribution
         self._pool = pool
+        self._apis = {each.name: each.api for each in providers}
         self._catalogue = catalogue
         self._key = key.encode()
         self._metrics = metrics
@@ -88,7 +93,7 @@ class Gateway:
         if exchange.route is not Route.LLM:
             raise self._door.refusal(exchange)
         provider = unquote(exchange.params["provider"])
-        if not self._pool.knows(provider):
+        if provider not in self._apis:
             raise Refused(404, "unknown_provider", f"There is no provider {provider!r} in [[llm_providers]].")
         if exchange.operation == "models":
             return await self._list_models(exchange, provider)
@@ -127,10 +132,9 @@ class Gateway:
         return await self._chain.reply(exchange, reply)
 
     async def _ask(self, exchange: Exchange, call: LlmCall) -> Reply:
-        path = exchange.request.path.partition("/v1/")[2]
         answer = await self._pool.send(
             self._targets(exchange, call),
-            path,
+            PATHS[exchange.operation],
             call.shape.body_for,
             caller_headers(exchange.request),
             content_type="application/json",
@@ -146,10 +150,10 @@ class Gateway:
         config = exchange.config
         for entry in config.fallback if config is not None else ():
             provider, _, model = entry.partition("/")
-            known = self._pool.knows(provider) and self._pool.api(provider) == self._pool.api(call.provider)
-            if known and config is not None and config.allows_model(provider, model):
+            same_api = self._apis.get(provider) == self._apis[call.provider]
+            if same_api and config is not None and config.allows_model(provider, model):
                 targets.append((provider, model))
-        return list(dict.fromkeys(targets))
+        return targets
 
 
 def caller_headers(request: Request) -> list[tuple[bytes, bytes]]:
@@ -161,7 +165,7 @@ def caller_headers(request: Request) -> list[tuple[bytes, bytes]]:
 
 def reply_of(answer: Answer) -> Reply:
     """A provider's reply with the headers that LibreChat may see."""
-    return Reply(answer.reply.status, answer.headers, source=answer.reply)
+    return Reply(answer.reply.status, reply_headers(answer.reply.headers), source=answer.reply)
 
 
 def failure(exchange: Exchange, error: Exception) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from geko_proxy.exchange import Route
@@ -10,14 +11,17 @@ from geko_proxy.routing import Match, RouteTable
 
 API: Final = "/llm/{provider}/v1"
 
-# The API of an operation is what `wire.model_call` knows it by; the provider's path is the one after v1.
+# By operation, which is also the API that `wire.model_call` knows: the path after a provider's base URL.
+PATHS: Final[Mapping[str, str]] = {
+    "chat_completions": "/chat/completions",
+    "responses": "/responses",
+    "messages": "/messages",
+    "embeddings": "/embeddings",
+    "images": "/images/generations",
+    "audio": "/audio/speech",
+}
 ROWS: Final[tuple[tuple[str, str, Rule], ...]] = (
-    ("POST", f"{API}/chat/completions", Rule(Route.LLM, "chat_completions")),
-    ("POST", f"{API}/responses", Rule(Route.LLM, "responses")),
-    ("POST", f"{API}/messages", Rule(Route.LLM, "messages")),
-    ("POST", f"{API}/embeddings", Rule(Route.LLM, "embeddings")),
-    ("POST", f"{API}/images/generations", Rule(Route.LLM, "images")),
-    ("POST", f"{API}/audio/speech", Rule(Route.LLM, "audio")),
+    *(("POST", API + path, Rule(Route.LLM, operation)) for operation, path in PATHS.items()),
     ("GET", f"{API}/models", Rule(Route.LLM, "models")),
     ("GET", "/metrics", Rule(Route.PUBLIC, "metrics")),
     ("GET", "/healthz", Rule(Route.PUBLIC, "health")),

@@ -67,15 +67,15 @@ class CallLeases:
         workspace_id: UUID,
         user_id: UUID,
         conversation_id: str | None,
-        turn_id: UUID | None = None,
+        message_id: str | None = None,
     ) -> Parent | None:
         """The message that a call is made for: the running one of its conversation, else the one that ended last.
 
-        turn_id: what the call itself says. Waits for a new conversation to be named, NAMING_S at most.
+        message_id: LibreChat's id of the answer. Waits for a new conversation to be named, NAMING_S at most.
         """
-        if conversation_id is None and turn_id is None:
+        if conversation_id is None and message_id is None:
             return None
-        args = (tenant_id, workspace_id, user_id, conversation_id, turn_id)
+        args = (tenant_id, workspace_id, user_id, conversation_id, message_id)
         for _ in range(int(NAMING_S / NAMING_STEP_S)):
             row = await self._db.call(statements.FIND_CALL_PARENT, *args)
             if row is None:

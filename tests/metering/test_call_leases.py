@@ -167,8 +167,20 @@ async def test_a_call_waits_until_the_new_conversation_has_its_name(
     await leases.set_conversation(begun, "new-one")
     assert await looking == Parent(begun.turn_id, None, None)
     assert await calls.find_parent(*who, "another") is None  # nothing is unnamed any more
-    assert await calls.find_parent(*who, None, begun.turn_id) == Parent(begun.turn_id, None, None)
     assert await calls.find_parent(place.tenant_id, place.workspace_id, place.tenant_id, "new-one") is None
+
+
+async def test_calls_of_the_agents_api_find_their_requests_in_order(
+    leases: Leases, calls: CallLeases, make_place: MakePlace
+) -> None:
+    place = await make_place(None)
+    begun = [await try_begin(leases, place.turn(None), place.window, 10) for _ in range(2)]
+    assert isinstance(begun[0], Lease)
+    assert isinstance(begun[1], Lease)
+    who = (place.tenant_id, place.workspace_id, place.user_id)
+    found = [await calls.find_parent(*who, f"unknown{n}", f"chatcmpl-{n}") for n in (1, 2, 1, 3)]
+    ids = [None if each is None else each.turn_id for each in found]
+    assert ids == [begun[0].turn_id, begun[1].turn_id, begun[0].turn_id, None]
 
 
 async def test_a_title_that_comes_late_finds_its_message_and_calls_block_no_conversation(
