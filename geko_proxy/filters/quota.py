@@ -244,6 +244,11 @@ class QuotaFilter(Filter):
         return count
 
     def _look_if_due(self, exchange: Exchange, turn: MeteredTurn) -> Awaitable[None] | None:
+        answer = answer_of(exchange)
+        if answer is not None and answer.final is not None:
+            is_news, turn.final = turn.final is None, answer.final
+            asks = is_news and self._has_llm_side and exchange.route is Route.AGENTS_API
+            return self._ask_calls(exchange, turn) if asks else None
         due = turn.meter.at_most > turn.look_at and turn.outcome is not Outcome.CUT
         return self._look(exchange, turn) if due else None
 

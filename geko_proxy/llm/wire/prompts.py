@@ -1,4 +1,4 @@
-"""How many tokens a prompt has, before the provider says so: OpenAI's published rule over every part that reaches a model.
+"""How many tokens a prompt has, before the provider says so: OpenAI's published rule over all that reaches a model.
 
 Cookbook, "How to count tokens with tiktoken": 3 a message with the tokens of its role and texts, and 3 for the whole.
 """
