@@ -155,10 +155,11 @@ class Deployment:
 
     def rest(self, model: str, until: float, now: float) -> None:
         """Send no calls for the model before this time, as the provider asked."""
-        if len(self._rests) >= MAX_TRACKED:
+        self._rests[model] = max(until, self._rests.pop(model, 0.0))
+        if len(self._rests) > MAX_TRACKED:
             self._rests = {name: time for name, time in self._rests.items() if time > now}
-        if len(self._rests) < MAX_TRACKED:
-            self._rests[model] = max(until, self._rests.get(model, 0.0))
+        while len(self._rests) > MAX_TRACKED:
+            del self._rests[next(iter(self._rests))]  # the oldest: a dict keeps the order of insertion
 
     def rest_s(self, model: str, now: float) -> float:
         """Seconds that are left of the rest; 0: none."""

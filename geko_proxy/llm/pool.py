@@ -25,6 +25,7 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 8.0
 LEAST_REST_S: Final = 0.1
 MOST_JITTER_S: Final = 1.0
+MOST_LIMITS: Final = 20  # 429s of one target in one call
 
 
 class Answer(NamedTuple):
@@ -221,7 +222,7 @@ class ProviderPool:
         if given is None:
             return None
         run.attempts += 1
-        if tries.failures or tries.limits:
+        if tries.refused is not None or tries.limits:
             self.metrics.retry(provider.name)
         try:
             attempt = await deployment.attempt(run.call, body)
@@ -251,6 +252,8 @@ class ProviderPool:
             pause = max(LEAST_REST_S, self._chance() * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**tries.limits))
             tries.limits += 1
             deployment.rest(tries.model, now + max(pause, judged.wait_s or 0.0), now)
+            if tries.limits >= MOST_LIMITS:
+                raise Exhausted(no_room(judged.wait_s or pause))
             return
         tries.refused = failure(status, judged.verdict, judged.wait_s)
         if judged.verdict is Verdict.LOST:

@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 Raw = Sequence[tuple[bytes, bytes]]
 
 ANTHROPIC_VERSION: Final = b"2023-06-01"
-MAX_RETRY_AFTER_S: Final = 86_400.0
+MAX_RETRY_AFTER_S: Final = 3600.0  # after that it is asked again, whatever it said
 # Not the caller's credentials, cookies or x-geko-*; not openai-organization: GEKO's key decides who pays.
 REQUEST_HEADERS: Final = frozenset(
     b"accept anthropic-beta anthropic-version idempotency-key openai-beta user-agent".split()
@@ -55,7 +55,7 @@ def reply_headers(raw: Raw) -> CIMultiDict[str]:
 
 
 def retry_after_s(raw: Raw, now: datetime | None = None) -> float | None:
-    """Seconds that a provider asks to wait, at most a day: `retry-after-ms`, or Retry-After (RFC 9110 §10.2.3).
+    """Seconds that a provider asks to wait, at most an hour: `retry-after-ms`, or Retry-After (RFC 9110 §10.2.3).
 
     None when it says nothing, or nothing that can be read.
     """
