@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from geko_proxy.config.llm_settings import LlmProviderSettings, LlmSettings
 from geko_proxy.errors import Refused
+from geko_proxy.llm.breaker import Pass
 from geko_proxy.llm.deployments import Call, Deployment, pick, ready
 from geko_proxy.llm.metrics import LlmMetrics
 from geko_proxy.llm.model_lists import ModelLists
@@ -232,17 +233,23 @@ class ProviderPool:
             raise
         self.metrics.attempt(provider.name, model, deployment.name, attempt.status)
         now = self._clock()
+        self._note_health(deployment, model, given, judged, now)
+        if judged.verdict is Verdict.ANSWER and attempt.reply is not None:
+            return Answer(attempt.reply, provider.name, model, deployment.name, run.attempts)
+        self._take_down(deployment, tries, judged, attempt.status, now)
+        return None
+
+    def _note_health(
+        self, deployment: Deployment, model: str, given: Pass, judged: Judged, now: float
+    ) -> None:
         if judged.verdict is Verdict.ANSWER:
             state = deployment.succeeded(model, given, now)
         elif judged.blames:
             state = deployment.failed(model, given, now)
         else:
             state = deployment.left(model, given)
-        self.metrics.breaker(provider.name, model, deployment.name, state)
-        if judged.verdict is Verdict.ANSWER and attempt.reply is not None:
-            return Answer(attempt.reply, provider.name, model, deployment.name, run.attempts)
-        self._take_down(deployment, tries, judged, attempt.status, now)
-        return None
+        if state is not None:
+            self.metrics.breaker(deployment.provider, model, deployment.name, state)
 
     def _take_down(
         self, deployment: Deployment, tries: Tries, judged: Judged, status: str, now: float

@@ -25,23 +25,29 @@ REPLY_HEADERS: Final = frozenset(
 REPLY_PREFIXES: Final = (b"x-ratelimit-", b"anthropic-ratelimit-")
 
 
-def provider_headers(
-    api: str, key: str, own: Mapping[str, str], raw: Iterable[tuple[bytes, bytes]], content_type: str
-) -> list[tuple[bytes, bytes]]:
-    """The headers of a call. own: the deployment's, which win over the caller's; raw: the caller's as received."""
-    fixed: dict[bytes, bytes] = {b"accept-encoding": b"identity"}  # the reply is read event by event
-    if content_type:
-        fixed[b"content-type"] = content_type.encode("latin-1")
-    if key and api == "anthropic":
-        fixed[b"x-api-key"] = key.encode("ascii")
-    elif key:
-        fixed[b"authorization"] = b"Bearer " + key.encode("ascii")
-    fixed |= {name.encode("ascii"): value.encode("ascii") for name, value in own.items()}
-    passed = [(name.lower(), value) for name, value in raw if name.lower() in REQUEST_HEADERS]
-    passed = [(name, value) for name, value in passed if name not in fixed]
-    if api == "anthropic" and not any(name == b"anthropic-version" for name, _ in passed):
-        fixed.setdefault(b"anthropic-version", ANTHROPIC_VERSION)
-    return [*passed, *fixed.items()]
+class ProviderHeaders:
+    """The headers of calls to one deployment. own: the deployment's, which win over the caller's."""
+
+    def __init__(self, api: str, key: str, own: Mapping[str, str]) -> None:
+        fixed = {b"accept-encoding": b"identity"}  # the reply is read event by event
+        if key and api == "anthropic":
+            fixed[b"x-api-key"] = key.encode("ascii")
+        elif key:
+            fixed[b"authorization"] = b"Bearer " + key.encode("ascii")
+        fixed |= {name.lower().encode("ascii"): value.encode("ascii") for name, value in own.items()}
+        self._fixed = tuple(fixed.items())
+        self._passed = REQUEST_HEADERS - fixed.keys()
+        self._needs_version = api == "anthropic" and b"anthropic-version" not in fixed
+
+    def of_call(self, raw: Iterable[tuple[bytes, bytes]], content_type: str) -> list[tuple[bytes, bytes]]:
+        """The headers of one call. raw: the caller's as received."""
+        headers = [(lower, value) for name, value in raw if (lower := name.lower()) in self._passed]
+        if self._needs_version and not any(name == b"anthropic-version" for name, _ in headers):
+            headers.append((b"anthropic-version", ANTHROPIC_VERSION))
+        if content_type:
+            headers.append((b"content-type", content_type.encode("latin-1")))
+        headers.extend(self._fixed)
+        return headers
 
 
 def reply_headers(raw: Raw) -> CIMultiDict[str]:
