@@ -195,8 +195,8 @@ def _json_tokens(tools: list[Json]) -> int:
 def _message(message: Json, model: str) -> Said:
     role = str(message.get("role") or "")
     texts, pictures, results = _content(message.get("content"), model)
-    for call in message.get("tool_calls") or []:
-        function = call.get("function") if isinstance(call, dict) else None
+    for call in _parts(message.get("tool_calls")):
+        function = call.get("function")
         if isinstance(function, dict):
             texts += [str(function.get("name") or ""), str(function.get("arguments") or "")]
     return Said(role, texts, pictures, results + (role == "tool"))
