@@ -189,6 +189,16 @@ async def test_an_abort_closes_the_providers_stream(alice: Person, provider: Moc
     assert 5 <= chat.usage.completion < 60
 
 
+async def test_an_abort_ends_the_title_too_but_not_the_memory(alice: Person, provider: MockProvider) -> None:
+    conversation_id = await alice.start("[[tokens=40 delay_ms=20]]")
+    async with alice.subscribed(conversation_id) as reply:
+        await reply.content.readuntil(b'" brown"')
+        await alice.call("POST", "/api/agents/chat/abort", {"streamId": conversation_id})
+        await reply.read()
+    outcomes = {entry.headers.get("x-geko-kind", "chat"): entry.outcome for entry in await settled(provider)}
+    assert outcomes == {"chat": "left", "title": "left", "memory": "done"}
+
+
 @pytest.mark.parametrize(
     ("order", "tries", "text"),
     [

@@ -74,6 +74,7 @@ class Run:
         self._conversation: Conversation | None = None
         self._usages: list[tuple[str | None, Usage]] = []
         self._title: TitleCall | None = None
+        self._title_task: asyncio.Task[None] | None = None
         self._context: Json | None = None
         self._ended = False
 
@@ -115,6 +116,8 @@ class Run:
         self.lc.jobs.finished(self.stream, frame(self._aborted_final()))
         if self.task is not None:
             self.task.cancel()
+        if self._title_task is not None and self.lc.settings.llm_url:
+            self._title_task.cancel()  # controllers/agents/request.js, titleAbortController
         if self._conversation is not None:
             self.lc.spawn(self._late_save())
 
@@ -271,7 +274,8 @@ class Run:
         if not endpoint.titles or conversation.doc["isTemporary"] or len(conversation.messages) != 1:
             return None
         self._title = TitleCall(self.lc, self.user, endpoint, self.conversation_id)
-        return self.lc.spawn(self._make_title(conversation, self._title))
+        self._title_task = self.lc.spawn(self._make_title(conversation, self._title))
+        return self._title_task
 
     def _start_memory(self, messages: list[Json]) -> asyncio.Task[None] | None:
         settings = self.lc.settings

@@ -63,9 +63,11 @@ def _kind(endpoint: Endpoint) -> dict[str, str]:
 def call_body(call: ModelCall, *, stream: bool) -> Json:
     """Body of a chat/completions call. Without streamUsage no `stream_options` are sent (contract §0.3)."""
     body: Json = {"model": call.model, "user": call.user_id, "stream": stream}
+    if call.tools:
+        body["tools"] = call.tools
     if stream and call.asks_usage:
         body["stream_options"] = {"include_usage": True}
     if call.max_tokens:
         body["max_tokens"] = call.max_tokens
     body["messages"] = call.messages
-    return body | ({"tools": call.tools} if call.tools else {})
+    return body

@@ -95,4 +95,4 @@ def asked_message(text: str, asked: list[ToolCall]) -> Json:
 
 def answered_message(asked: ToolCall, output: str) -> Json:
     """A tool's message."""
-    return {"role": "tool", "content": output, "tool_call_id": asked.id}
+    return {"role": "tool", "content": output, "name": asked.name, "tool_call_id": asked.id}
