@@ -131,6 +131,12 @@ async def test_an_answer_that_breaks_off_is_billed_so_far(
     assert (provider.books.calls[-1].outcome, provider.books.calls[-1].usage.completion) == (outcome, 4)
 
 
+async def test_a_whole_reply_that_never_came_is_not_billed(provider: MockProvider) -> None:
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await post(provider, "chat/completions", chat_body("hi [[tokens=9 die_after=4]]"))
+    assert (provider.books.calls[0].outcome, provider.books.total.shown()["totalTokens"]) == ("died", 0)
+
+
 async def test_failures_and_their_words(provider: MockProvider) -> None:
     text = "hi [[status=429 message=slow_down retry_after=7]]"
     status, raw, headers = await post(provider, "chat/completions", chat_body(text, stream=True))
