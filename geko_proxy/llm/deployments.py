@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from geko_proxy.config.llm_settings import DeploymentSettings
 from geko_proxy.errors import UpstreamBusy, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from geko_proxy.llm.breaker import Breaker, BreakerOptions, Pass, State
-from geko_proxy.llm.provider_headers import provider_headers
+from geko_proxy.llm.provider_headers import ProviderHeaders
 from geko_proxy.upstream import Upstream, UpstreamOptions
 from geko_proxy.upstream_connection import Lost, UpstreamReply
 
@@ -53,7 +53,7 @@ class Deployment:
         self.name = settings.name
         self.weight = settings.weight
         self.settings = settings
-        self._api = api
+        self._headers = ProviderHeaders(api, settings.key, settings.headers)
         parts = urlsplit(settings.base_url)
         self._path, self._query = parts.path.rstrip("/"), parts.query
         self.upstream = Upstream(
@@ -86,20 +86,26 @@ class Deployment:
     async def attempt(self, call: Call, body: bytes | None) -> Attempt:
         """Send a call once and wait for the reply's head. Cancelling closes the connection.
 
-        Without a connection, or on one that the server had closed while it was idle (RFC 9112 section 9.3.1), the
-        provider got nothing. Later than that it may be at work, and bill: then `Attempt.accepted` is True.
+        On a connection that the server had closed while it was idle (RFC 9112 section 9.3.1) the provider got nothing:
+        the next one is taken at once. Without a connection it got nothing either. Later than that it may be at work,
+        and bill: then `Attempt.accepted` is True.
         """
         settings = self.settings
-        headers = provider_headers(self._api, settings.key, settings.headers, call.headers, call.content_type)
+        headers = self._headers.of_call(call.headers, call.content_type)
         timeout_ms = settings.read_timeout_ms if call.streams else settings.reply_timeout_ms
-        try:
-            reply = await self.upstream.request(
-                call.method, self._target(call.path), headers, body, timeout_ms=timeout_ms
-            )
-        except UpstreamError as error:
-            log.warning("%s at %s: %s", self.provider, self.name, error)
-            return Attempt(None, _status(error), accepted=error.sent)
-        return Attempt(reply, str(reply.status))
+        while True:
+            try:
+                reply = await self.upstream.request(
+                    call.method, self._target(call.path), headers, body, timeout_ms=timeout_ms
+                )
+            except UpstreamError as error:
+                if isinstance(error, Lost) and not error.sent:
+                    continue  # ends: only connections that were idle are lost so, and this one is gone
+                # not the error's own text, which speaks of LibreChat
+                status, cause = _status(error), type(error.__cause__ or error).__name__
+                log.warning("%s at %s: %s (%s)", self.provider, self.name, status, cause)
+                return Attempt(None, status, accepted=error.sent)
+            return Attempt(reply, str(reply.status))
 
     def _target(self, path: str) -> str:
         if not self._query:
@@ -120,11 +126,11 @@ class Deployment:
         """Seconds until the circuit lets a call through."""
         return self._breakers.get(model, self._healthy).wait_s(now)
 
-    def succeeded(self, model: str, given: Pass, now: float) -> State:
-        """The call was answered. Returns the state of the circuit."""
+    def succeeded(self, model: str, given: Pass, now: float) -> State | None:
+        """The call was answered. Returns the state of the circuit; None: it has never been anything but closed."""
         breaker = self._breakers.get(model)
         if breaker is None:
-            return State.CLOSED
+            return None
         breaker.succeeded(given, now)
         return breaker.state
 
@@ -139,9 +145,11 @@ class Deployment:
         breaker.failed(given, now)
         return breaker.state
 
-    def left(self, model: str, given: Pass) -> State:
-        """The call ended without saying anything of the deployment. Returns the state of the circuit."""
-        breaker = self._breakers.get(model, self._healthy)
+    def left(self, model: str, given: Pass) -> State | None:
+        """The call ended without saying anything of the deployment. Returns as `succeeded`."""
+        breaker = self._breakers.get(model)
+        if breaker is None:
+            return None
         breaker.left(given)
         return breaker.state
 
@@ -149,10 +157,11 @@ class Deployment:
 
     def rest(self, model: str, until: float, now: float) -> None:
         """Send no calls for the model before this time, as the provider asked."""
-        if len(self._rests) >= MAX_TRACKED:
+        self._rests[model] = max(until, self._rests.pop(model, 0.0))
+        if len(self._rests) > MAX_TRACKED:
             self._rests = {name: time for name, time in self._rests.items() if time > now}
-        if len(self._rests) < MAX_TRACKED:
-            self._rests[model] = max(until, self._rests.get(model, 0.0))
+        while len(self._rests) > MAX_TRACKED:
+            del self._rests[next(iter(self._rests))]  # the oldest: a dict keeps the order of insertion
 
     def rest_s(self, model: str, now: float) -> float:
         """Seconds that are left of the rest; 0: none."""
@@ -165,8 +174,8 @@ def _status(error: UpstreamError) -> str:
             return "timeout"
         case UpstreamBusy():
             return "busy"
-        case Lost() | UpstreamUnreachable():
-            return "lost" if error.sent or isinstance(error, Lost) else "connect"
+        case UpstreamUnreachable():
+            return "lost" if error.sent else "connect"
         case _:
             return "invalid"
 
