@@ -16,10 +16,10 @@ from multidict import CIMultiDict
 from geko_proxy import relay
 from geko_proxy.config.llm_settings import LlmProviderSettings
 from geko_proxy.door import Door
-from geko_proxy.errors import Refused, UpstreamError
+from geko_proxy.errors import EndStream, Refused, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.failures import refused_by
-from geko_proxy.filters.chain import Chain
+from geko_proxy.filters.chain import Chain, EventHooks
 from geko_proxy.llm.attribution import Attribution
 from geko_proxy.llm.call import LlmCall
 from geko_proxy.llm.catalogue import Catalogue
@@ -27,7 +27,9 @@ from geko_proxy.llm.pool import Answer, ProviderPool
 from geko_proxy.llm.provider_headers import reply_headers
 from geko_proxy.llm.routes import PATHS
 from geko_proxy.llm.wire import model_call
+from geko_proxy.llm.wire.base import ModelCall
 from geko_proxy.llm.wire.errors import refusal_body
+from geko_proxy.sse import SseFormatError, SseParser
 
 log = logging.getLogger("geko.llm")
 access = logging.getLogger("geko.access")
@@ -74,6 +76,9 @@ class Gateway:
             reply = await self._answer(exchange)
             status = reply.status
             hooks = self._chain.events(exchange) if reply.is_event_stream else None
+            call = exchange.state.get(LlmCall)
+            if call is not None and call.shape.is_collected and reply.is_event_stream:
+                reply, hooks = await in_one_piece(reply, call.shape, hooks), None
             return await relay.send(request, exchange, reply, hooks)
         except relay.ClientLeft:
             return web.Response(status=499)
@@ -148,7 +153,7 @@ class Gateway:
             call.shape.body_for,
             caller_headers(exchange.request),
             content_type="application/json",
-            streams=call.shape.streams,
+            streams=call.shape.streams or call.shape.is_collected,
         )
         call.answered = (answer.provider, answer.model)
         return reply_of(answer)
@@ -164,6 +169,32 @@ class Gateway:
             if same_api and config is not None and config.allows_model(provider, model):
                 targets.append((provider, model))
         return targets
+
+
+async def in_one_piece(reply: Reply, shape: ModelCall, hooks: EventHooks | None) -> Reply:
+    """Make the reply of a stream that was asked for in place of it. Raises UpstreamError when it breaks off."""
+    parser, source = SseParser(), reply.source
+    assert source is not None
+    try:
+        while not shape.over and (chunk := await source.read_chunk()):
+            for event in parser.feed(chunk):
+                passed = (event,) if hooks is None else await hooks.run(event)
+                if hooks is None:
+                    shape.read(event)
+                for each in passed:
+                    shape.collect(each)
+        if not shape.over and not shape.failed:
+            raise UpstreamError("the provider broke off a reply")
+    except EndStream as end:
+        for event in end.last:
+            shape.collect(event)
+    except SseFormatError as error:
+        raise UpstreamError(f"the provider's stream was not understood: {error}") from None
+    finally:
+        reply.close()
+    if shape.failed:
+        raise UpstreamError("the provider's stream told of an error")
+    return Reply.of_json(200, shape.collected(), {"Cache-Control": "no-store"})
 
 
 def log_access(exchange: Exchange, status: int) -> None:
