@@ -144,6 +144,20 @@ async def test_failures_retries_and_deaths_are_charged_what_was_written(chain: C
     assert sum(entry["tokens"] for entry in ledger) == billed(calls)
 
 
+async def test_an_abort_is_charged_what_was_written(chain: Chain, alice: Person) -> None:
+    order = "x [[only=gpt-4o tokens=99 delay_ms=2 hang_after=12]]"
+    stream_id = await alice.start(order, **HEAD)
+    async with alice.subscribed(stream_id) as reply:
+        await reply.content.readuntil(b'" wise"')
+        assert (await alice.call("POST", "/api/agents/chat/abort", {"streamId": stream_id})).status == 200
+        await reply.read()
+    calls = await chain.served(alice)
+    ledger = await chain.ledger(alice, len(calls))
+    assert [call["outcome"] for call in calls if call["stream"]] == ["left"]
+    assert sum(entry["tokens"] for entry in ledger) == billed(calls)
+    assert [entry["estimated"] for entry in ledger if entry["kind"] == "chat"] == [True]
+
+
 async def test_the_page_lists_the_workspaces_models(chain: Chain, alice: Person) -> None:
     listed = (await alice.call("GET", "/api/models")).json
     assert listed["MockUsage"] == ["gpt-4o", "gpt-4o-mini"]
