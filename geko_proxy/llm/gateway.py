@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import unquote
@@ -29,6 +30,7 @@ from geko_proxy.llm.wire import model_call
 from geko_proxy.llm.wire.errors import refusal_body
 
 log = logging.getLogger("geko.llm")
+access = logging.getLogger("geko.access")
 
 # LibreChat's OpenAI library tries 408, 409, 429 and 5xx again, for two minutes; what a limit refuses stays refused.
 FINAL_STATUS: Final = 402
@@ -50,6 +52,7 @@ class Gateway:
         catalogue: Catalogue,
         key: str,
         metrics: Callable[[], bytes],
+        access_log: bool,
     ) -> None:
         self._door = door
         self._chain = chain
@@ -59,21 +62,28 @@ class Gateway:
         self._catalogue = catalogue
         self._key = key.encode()
         self._metrics = metrics
+        self._access_log = access_log
         self._finishing: set[asyncio.Task[None]] = set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One call from its head to the last byte of its reply."""
         exchange = self._door.open(request)
+        status = 499  # LibreChat left before there was a status
         try:
             self._check_key(exchange)
             reply = await self._answer(exchange)
+            status = reply.status
             hooks = self._chain.events(exchange) if reply.is_event_stream else None
             return await relay.send(request, exchange, reply, hooks)
         except relay.ClientLeft:
             return web.Response(status=499)
         except Exception as error:  # noqa: BLE001  # the last place: whatever it is becomes a reply
-            return await relay.send(request, exchange, failure(exchange, error), None)
+            reply = failure(exchange, error)
+            status = reply.status
+            return await relay.send(request, exchange, reply, None)
         finally:
+            if self._access_log:
+                log_access(exchange, status)
             # also when LibreChat has left: what was used is charged all the same
             finishing = asyncio.create_task(self._chain.finish(exchange))
             self._finishing.add(finishing)
@@ -154,6 +164,23 @@ class Gateway:
             if same_api and config is not None and config.allows_model(provider, model):
                 targets.append((provider, model))
         return targets
+
+
+def log_access(exchange: Exchange, status: int) -> None:
+    """One line a call: what was asked and for whom, and who has answered."""
+    if access.isEnabledFor(logging.INFO):
+        call, user = exchange.state.get(LlmCall), exchange.user
+        access.info(
+            "%s llm %s %s %s %d %.1fms %s %s",
+            exchange.id,
+            call.origin.kind if call is not None else exchange.operation,
+            exchange.model or "-",
+            "/".join(call.answered) if call is not None and call.answered is not None else "-",
+            status,
+            (time.time() - exchange.started_at) * 1000,
+            user.workspace_id if user is not None else "-",
+            user.user_id if user is not None else "-",
+        )
 
 
 def caller_headers(request: Request) -> list[tuple[bytes, bytes]]:

@@ -243,6 +243,16 @@ async def test_other_paths_and_bodies_go_through_unchanged(stack: AsyncExitStack
     assert seen.request.headers["content-type"] == "multipart/form-data; boundary=x"
 
 
+async def test_what_a_failed_attempt_has_not_read_is_let_go(stack: AsyncExitStack, time: Time) -> None:
+    large = web.Response(status=500, body=b"x" * 1_000_000)
+    _, pool = await one(stack, time, large, web.Response(status=429, body=b"x" * 1_000_000))
+    answer = await ask(pool, "Mock/m")
+    assert answer.attempts == 3
+    (deployment,) = pool._providers["Mock"].deployments
+    await answer.reply.read(1000)
+    assert deployment.in_use() == 0
+
+
 async def test_what_nobody_serves(stack: AsyncExitStack, time: Time) -> None:
     provider = await stack.enter_async_context(serving())
     pool = pool_of(
