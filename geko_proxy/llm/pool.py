@@ -191,9 +191,8 @@ class ProviderPool:
         """Exponential back-off with full jitter, or as long as the provider asks if that is longer."""
         longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (tries.failures - 1))
         pause = max(self._chance() * longest, tries.wait_s)
-        if tries.refused is not None and (
-            now + pause > run.last_start or now + tries.wait_s > tries.queue_until
-        ):
+        too_long = tries.wait_s > tries.patience_s or now + pause > run.last_start
+        if tries.refused is not None and too_long:
             raise Exhausted(tries.refused)
         await self._sleep(pause)
 

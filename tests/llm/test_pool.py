@@ -82,6 +82,17 @@ async def test_a_failure_is_tried_again_after_a_pause(stack: AsyncExitStack, tim
     assert time.slept == [0.25, 0.5]  # half of 0.5 and of 1 second: full jitter
 
 
+async def test_slow_failures_are_tried_again_too_also_without_a_queue(
+    stack: AsyncExitStack, time: Time
+) -> None:
+    async def slow(_: object) -> web.StreamResponse:
+        time.now += 20
+        return web.json_response({}, status=500)
+
+    _, pool = await one(stack, time, slow, slow, queue_timeout_ms=0)
+    assert (await ask(pool, "Mock/m")).attempts == 3
+
+
 async def test_when_every_attempt_fails_nothing_of_the_provider_s_text_is_told(
     stack: AsyncExitStack, time: Time
 ) -> None:
