@@ -146,6 +146,18 @@ class ProviderPool:
             return answer
         raise first or Refused(404, "provider_not_found", "There is no such provider.")
 
+    def broke_off(self, answer: Answer) -> None:
+        """Say that a reply broke off or fell silent after its head (UpstreamError while its body was read).
+
+        Its head was counted as a success: a deployment all of whose replies break off fails half of the time, which
+        opens its circuit.
+        """
+        for deployment in self._providers[answer.provider].deployments:
+            if deployment.name == answer.deployment:
+                state = deployment.failed(answer.model, None, self._clock())
+                self.metrics.attempt(answer.provider, answer.model, answer.deployment, "broke_off")
+                self.metrics.breaker(answer.provider, answer.model, answer.deployment, state)
+
     def _note(self, answer: Answer, asked: Target, seconds: float) -> None:
         self.metrics.first_byte(answer.provider, answer.model, seconds)
         if (answer.provider, answer.model) != asked:

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from geko_proxy.config.llm_settings import DeploymentSettings
-from geko_proxy.errors import Refused
+from geko_proxy.errors import Refused, UpstreamError
 from geko_proxy.llm.pool import ProviderPool
 from tests.llm.provider import Provider, Reply, Seen, Time, ask, pool_of, provider_settings, serving
 
@@ -262,6 +262,29 @@ async def test_what_a_failed_attempt_has_not_read_is_let_go(stack: AsyncExitStac
     (deployment,) = pool._providers["Mock"].deployments
     await answer.reply.read(1000)
     assert deployment.in_use() == 0
+
+
+async def test_a_deployment_whose_replies_all_break_off_is_left_alone(
+    stack: AsyncExitStack, time: Time
+) -> None:
+    async def cut(seen: Seen) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(seen.request)
+        await response.write(b"data: 1\n\n")
+        assert seen.request.transport is not None
+        seen.request.transport.close()
+        return response
+
+    provider, pool = await one(stack, time, *[cut] * 100)
+    with pytest.raises(Refused) as found:
+        for _ in range(100):
+            answer = await ask(pool, "Mock/m")
+            with pytest.raises(UpstreamError):
+                await answer.reply.read(100)
+            pool.broke_off(answer)
+    # 20 outcomes: a success and a failure of each call, but for the first success, which nothing had failed before
+    assert (found.value.status, len(provider.seen)) == (503, 11)
+    assert 'status="broke_off"} 11.0' in pool.metrics.render().decode()
 
 
 async def test_what_nobody_serves(stack: AsyncExitStack, time: Time) -> None:
