@@ -59,6 +59,14 @@ class BreakerMachine(RuleBasedStateMachine):
         else:
             assert after is State.CLOSED
 
+    @rule()
+    def a_call_breaks_off_after_its_answer(self) -> None:
+        before = self.breaker.state
+        self.breaker.broke_off(self.now)
+        if before is not self.breaker.state:
+            assert (before, self.breaker.state) == (State.CLOSED, State.OPEN)
+            self.openings, self.opened_at = self.openings + 1, self.now
+
     @precondition(lambda self: self.probe is not None)
     @rule(how=st.sampled_from(["succeeded", "failed", "left"]))
     def the_probe_ends(self, how: str) -> None:
