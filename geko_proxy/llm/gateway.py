@@ -156,6 +156,7 @@ class Gateway:
             streams=call.shape.streams or call.shape.is_collected,
         )
         call.answered = (answer.provider, answer.model)
+        answer.reply.on_broken = lambda: self._pool.broke_off(answer)
         return reply_of(answer)
 
     def _targets(self, exchange: Exchange, call: LlmCall) -> Sequence[tuple[str, str]]:
@@ -163,7 +164,7 @@ class Gateway:
         asked = (call.provider, call.shape.model)
         targets = [asked]
         config = exchange.config
-        for entry in getattr(config, "fallback", ()):
+        for entry in config.fallback if config is not None else ():
             provider, _, model = entry.partition("/")
             same_api = self._apis.get(provider) == self._apis[call.provider]
             if same_api and config is not None and config.allows_model(provider, model):
