@@ -20,6 +20,7 @@ from geko_proxy.errors import EndStream, Refused, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.failures import refused_by
 from geko_proxy.filters.chain import Chain, EventHooks
+from geko_proxy.filters.metered_answers import answer_of
 from geko_proxy.llm.attribution import Attribution
 from geko_proxy.llm.call import LlmCall
 from geko_proxy.llm.catalogue import Catalogue
@@ -143,6 +144,8 @@ class Gateway:
             edited = await exchange.request.json()
             if edited is not body:  # by a filter
                 call.shape = model_call(exchange.operation, {**edited, "model": shape.model})
+            if answer_of(exchange) is None:
+                call.shape.is_collected = False  # nobody meters it, so nobody will cut it
             reply = await self._ask(exchange, call)
         return await self._chain.reply(exchange, reply)
 
