@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 from urllib.parse import unquote
 
@@ -29,7 +29,7 @@ from geko_proxy.llm.routes import PATHS
 from geko_proxy.llm.wire import model_call
 from geko_proxy.llm.wire.base import ModelCall
 from geko_proxy.llm.wire.errors import refusal_body
-from geko_proxy.sse import SseFormatError, SseParser
+from geko_proxy.sse import SseEvent, SseFormatError, SseParser
 
 log = logging.getLogger("geko.llm")
 access = logging.getLogger("geko.access")
@@ -175,27 +175,36 @@ class Gateway:
 async def in_one_piece(reply: Reply, shape: ModelCall, hooks: EventHooks | None) -> Reply:
     """Make the reply of a stream that was asked for in place of it. Raises UpstreamError when it breaks off."""
     parser, source = SseParser(), reply.source
+    left: Iterator[SseEvent] = iter(())
     assert source is not None
     try:
         while not shape.over and (chunk := await source.read_chunk()):
-            for event in parser.feed(chunk):
-                passed = (event,) if hooks is None else await hooks.run(event)
-                if hooks is None:
-                    shape.read(event)
-                for each in passed:
+            left = iter(parser.feed(chunk))
+            for event in left:
+                for each in await passed_on(event, shape, hooks):
                     shape.collect(each)
-        if not shape.over and not shape.failed:
-            raise UpstreamError("the provider broke off a reply")
+        if shape.failed or not shape.over:
+            raise UpstreamError("the provider's stream broke off, or told of an error")
     except EndStream as end:
         for event in end.last:
             shape.collect(event)
+        await relay.give_up(reply, parser, left, hooks)
     except SseFormatError as error:
         raise UpstreamError(f"the provider's stream was not understood: {error}") from None
+    except asyncio.CancelledError:
+        await relay.give_up(reply, parser, left, hooks)
+        raise
     finally:
         reply.close()
-    if shape.failed:
-        raise UpstreamError("the provider's stream told of an error")
     return Reply.of_json(200, shape.collected(), {"Cache-Control": "no-store"})
+
+
+async def passed_on(event: SseEvent, shape: ModelCall, hooks: EventHooks | None) -> Sequence[SseEvent]:
+    """What the filters pass on; without any the shape is shown the event here. Raises EndStream."""
+    if hooks is not None:
+        return await hooks.run(event)
+    passed = shape.read(event).passed
+    return (event,) if passed is None else passed
 
 
 def log_access(exchange: Exchange, status: int) -> None:
