@@ -39,6 +39,7 @@ class LlmStage:
 
     stage: Stage
     provider: Server
+    librechat: Server
     instances: tuple[Server, ...]
     clients: tuple[aiohttp.ClientSession, ...]
 
@@ -106,7 +107,7 @@ async def open_llm_stage(stage: Stage) -> AsyncIterator[LlmStage]:
             config.write_text(settings.replace("port = 0", f"port = {port}"))
             instances.append(await _begun(stack, servers.geko(name, folder, env, config=config)))
         clients = tuple([await stack.enter_async_context(client_of(each)) for each in instances])
-        yield LlmStage(stage, provider, tuple(instances), clients)
+        yield LlmStage(stage, provider, librechat, tuple(instances), clients)
 
 
 def _librechat(stage: Stage, gateway_port: int) -> Server:
