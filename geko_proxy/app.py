@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from redis.asyncio import Redis
@@ -53,10 +54,18 @@ from geko_proxy.config import Settings
 from geko_proxy.door import Door
 from geko_proxy.errors import ConfigError
 from geko_proxy.exchange import Exchange
+from geko_proxy.filters.chain import Chain
 from geko_proxy.filters.loader import load_chain
 from geko_proxy.librechat import Classifier
 from geko_proxy.librechat_client import LibreChatClient
+from geko_proxy.llm.attribution import Attribution
+from geko_proxy.llm.catalogue import Catalogue
+from geko_proxy.llm.gateway import Gateway
+from geko_proxy.llm.metrics import LlmMetrics
+from geko_proxy.llm.pool import ProviderPool
+from geko_proxy.llm.routes import LlmClassifier
 from geko_proxy.mail import MailQueue, link_base, open_mailer
+from geko_proxy.metering.call_leases import CallLeases
 from geko_proxy.metering.journal import Journal
 from geko_proxy.metering.leases import Leases
 from geko_proxy.metering.limits import LimitStore
@@ -92,9 +101,16 @@ from geko_proxy.workspaces.workspaces import WorkspaceStore
 log = logging.getLogger("geko.app")
 
 
+class App(NamedTuple):
+    """What listens: the public proxy, and the LLM side if there is one."""
+
+    proxy: Proxy
+    gateway: Gateway | None
+
+
 @asynccontextmanager
-async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
-    """Open everything that a proxy needs, in order; close it in reverse. Raises ConfigError, StoreError."""
+async def open_app(settings: Settings) -> AsyncIterator[App]:
+    """Open everything that GEKO needs, in order; close it in reverse. Raises ConfigError, StoreError."""
     async with AsyncExitStack() as stack:
         services, upstream, peers = await _open_services(settings, stack)
         chain = load_chain(settings.filters, services)
@@ -131,7 +147,30 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
             recovery = Recovery(services, chain)
             await recovery.start()
             stack.push_async_callback(recovery.stop)
-        yield proxy
+        yield App(proxy, await _open_gateway(services, chain, stack))
+
+
+async def _open_gateway(services: Services, chain: Chain, stack: AsyncExitStack) -> Gateway | None:
+    """The LLM side; None without model providers."""
+    settings = services.settings
+    if not settings.llm_providers:
+        return None
+    metrics = LlmMetrics()
+    pool = ProviderPool(settings.llm, settings.llm_providers, metrics)
+    await pool.open()
+    stack.push_async_callback(pool.close)
+    gateway = Gateway(
+        door=Door(LlmClassifier(), replace(settings.server, max_json_bytes=settings.llm.max_body_bytes)),
+        chain=chain,
+        attribution=Attribution(services.database, services.calls, settings.llm.unknown_accounts),
+        pool=pool,
+        providers=settings.llm_providers,
+        catalogue=Catalogue(pool),
+        key=settings.llm.key,
+        metrics=metrics.render,
+    )
+    stack.push_async_callback(gateway.drain)
+    return gateway
 
 
 async def _open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Upstream, Peers]:
@@ -217,7 +256,7 @@ def _services(
     shadows = ShadowAccounts(shadow_store, client, passwords, _credentials(settings, client, passwords))
     members = MemberStore(database, invalidation)
     invitations, auto_joins = InvitationStore(database), AutoJoinStore(database)
-    limits = LimitStore(database, invalidation)
+    limits, leases = LimitStore(database, invalidation), Leases(database)
     return Services(
         settings=settings,
         database=database,
@@ -250,7 +289,8 @@ def _services(
         configs=WorkspaceConfigStore(database, invalidation),
         shared_links=SharedLinkStore(database),
         audit=Audit(),
-        leases=Leases(database),
+        leases=leases,
+        calls=CallLeases(database, leases),
         journal=Journal(settings.server.home.expanduser() / "journal"),
         limits=limits,
         alerts=_alert_parts(settings, database, sealer),

@@ -51,7 +51,12 @@ class Refused(GekoError):
 
 
 class UpstreamError(GekoError):
-    """LibreChat can't be reached, broke off, or does not speak HTTP. Becomes 502 (504 for a timeout)."""
+    """LibreChat (or a model provider) can't be reached, broke off, or does not speak HTTP. Becomes 502 (504: timeout).
+
+    sent: False when it certainly did not get the request, so that sending it again can't do anything twice.
+    """
+
+    sent = True
 
 
 class UpstreamUnreachable(UpstreamError):

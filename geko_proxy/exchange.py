@@ -32,6 +32,7 @@ class Route(enum.Enum):
     DISCOVERY = "discovery"  # its reply tells what may be used, so it is filtered
     API = "api"  # any other call that LibreChat answers for the signed-in account
     AGENTS_API = "agents_api"  # LibreChat's OpenAI-like API for its agents
+    LLM = "llm"  # LibreChat's call of a model provider, on the internal listener
     MEDIA = "media"  # pictures and files fetched by <img>, signed in by cookie
     ASSET = "asset"  # the web client's own files and pages, for anybody
     OWN = "own"  # GEKO answers; the caller must be signed in

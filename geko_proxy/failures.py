@@ -24,6 +24,14 @@ log = logging.getLogger("geko.proxy")
 
 def failure_reply(exchange: Exchange, error: Exception) -> Reply:
     """Turn an exception into the reply for the client: no stack trace, nothing internal."""
+    refused = refused_by(exchange, error)
+    if refused.status == 204:
+        return Reply(204, CIMultiDict(refused.headers or {}), b"")
+    return error_reply(exchange.id, exchange.request.path, exchange.route, refused)
+
+
+def refused_by(exchange: Exchange, error: Exception) -> Refused:
+    """Turn an exception into what the caller may be told, and log what it must not."""
     match error:
         case Refused():
             refused = error
@@ -38,9 +46,7 @@ def failure_reply(exchange: Exchange, error: Exception) -> Reply:
             refused = Refused(500, "internal_error", "Something went wrong.")
     if not isinstance(error, Refused):
         log.warning("%s: %s: %s", exchange.id, refused.code, error)
-    if refused.status == 204:
-        return Reply(204, CIMultiDict(refused.headers or {}), b"")
-    return error_reply(exchange.id, exchange.request.path, exchange.route, refused)
+    return refused
 
 
 def _upstream_failed(error: UpstreamError) -> Refused:

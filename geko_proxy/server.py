@@ -9,13 +9,13 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from geko_proxy.app import open_proxy
+from geko_proxy.app import open_app
 from geko_proxy.config import Settings
 from geko_proxy.errors import ConfigError
 from geko_proxy.http_server import HttpServer
@@ -25,6 +25,8 @@ log = logging.getLogger("geko.server")
 KEEPALIVE_TIMEOUT_S = 75.0
 BACKLOG = 4096
 
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
 
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[str]:
@@ -32,28 +34,49 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
 
     On the way out no new connection is taken, running answers get `server.shutdown_timeout_s`.
     """
-    async with open_proxy(settings) as proxy:
-        server = HttpServer(
-            proxy.handle,
-            handler_cancellation=True,  # a reply that nobody reads must not keep LibreChat busy
-            access_log=None,
-            auto_decompress=False,  # compressed bodies are passed on as they are
-            keepalive_timeout=KEEPALIVE_TIMEOUT_S,
-        )
-        runner = web.ServerRunner(server, shutdown_timeout=settings.server.shutdown_timeout_s)
-        await runner.setup()
-        site = web.TCPSite(runner, settings.server.host, settings.server.port, backlog=BACKLOG)
+    async with open_app(settings) as (proxy, gateway), AsyncExitStack() as stack:
+        runner = await _runner(proxy.handle, settings, stack)
+        site = await _listen(runner, settings.server.host, settings.server.port, "server.port")
+        if gateway is not None:
+            inner = await _runner(gateway.handle, settings, stack)
+            await _listen(inner, settings.llm.host, settings.llm.port, "llm.port")
+            log.info("LibreChat calls its models at %s/llm/", address_of(inner))
         tune_collector()
-        try:
-            await _start(site, settings)
-            host, port = runner.addresses[0][:2]
-            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            await proxy.peers.start(peer_url(settings.server.peer_url, address))
-            yield address
-            await site.stop()
-            await proxy.drain(settings.server.shutdown_timeout_s)
-        finally:
-            await runner.cleanup()
+        await proxy.peers.start(peer_url(settings.server.peer_url, address_of(runner)))
+        yield address_of(runner)
+        await site.stop()
+        await proxy.drain(settings.server.shutdown_timeout_s)
+
+
+async def _runner(handler: Handler, settings: Settings, stack: AsyncExitStack) -> web.ServerRunner:
+    server = HttpServer(
+        handler,
+        handler_cancellation=True,  # a reply that nobody reads must not keep LibreChat busy
+        access_log=None,
+        auto_decompress=False,  # compressed bodies are passed on as they are
+        keepalive_timeout=KEEPALIVE_TIMEOUT_S,
+    )
+    runner = web.ServerRunner(server, shutdown_timeout=settings.server.shutdown_timeout_s)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return runner
+
+
+async def _listen(runner: web.ServerRunner, host: str, port: int, setting: str) -> web.TCPSite:
+    site = web.TCPSite(runner, host, port, backlog=BACKLOG)
+    try:
+        await site.start()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        hint = "; GEKO_PORT sets another port" if setting == "server.port" else ""
+        raise ConfigError([f"{setting}: can't listen on {host}:{port}: {reason}{hint}"]) from None
+    return site
+
+
+def address_of(runner: web.ServerRunner) -> str:
+    """Where a server listens, `http://host:port`."""
+    host, port = runner.addresses[0][:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def peer_url(setting: str, address: str) -> str:
@@ -64,18 +87,6 @@ def peer_url(setting: str, address: str) -> str:
         return setting
     host = urlsplit(address).hostname or ""
     return "" if ip_address(host).is_unspecified else address
-
-
-async def _start(site: web.TCPSite, settings: Settings) -> None:
-    try:
-        await site.start()
-    except OSError as error:
-        place = f"{settings.server.host}:{settings.server.port}"
-        raise ConfigError(
-            [
-                f"server.port: can't listen on {place}: {os.strerror(error.errno or 0)}; GEKO_PORT sets another port"
-            ]
-        ) from None
 
 
 def tune_collector() -> None:

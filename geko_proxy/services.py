@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from geko_proxy.config import Settings
     from geko_proxy.librechat_client import LibreChatClient
     from geko_proxy.mail import Mailer
+    from geko_proxy.metering.call_leases import CallLeases
     from geko_proxy.metering.journal import Journal
     from geko_proxy.metering.leases import Leases
     from geko_proxy.metering.limits import LimitStore
@@ -84,6 +85,7 @@ class Services:
     shared_links: SharedLinkStore
     audit: Audit
     leases: Leases
+    calls: CallLeases
     journal: Journal
     limits: LimitStore
     prices: PriceStore

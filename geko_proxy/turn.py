@@ -227,8 +227,11 @@ class Turn:
             passed = (event,) if kind == "final" else ()
         if kind == "event":
             self._passed.extend([each.raw for each in passed])
+            return
+        self.flush()
+        if kind == "final" and self.notice is not None:
+            await self._end_with_notice(event.json, saved_again=True)
         else:
-            self.flush()
             self._last = b"".join(each.raw for each in passed)
             self._ended = True
 
@@ -276,7 +279,13 @@ class Turn:
             event, stopped = None, False
         finally:
             aborting.cancel()
-        final = event.json if event is not None else self._own_final()
+        await self._end_with_notice(
+            event.json if event is not None else self._own_final(), saved_again=stopped
+        )
+
+    async def _end_with_notice(self, final: dict[str, Any], *, saved_again: bool) -> None:
+        """Make the last event of a final, with the reason in it. saved_again: LibreChat is still storing the answer."""
+        assert self.notice is not None
         message = final.get("responseMessage")
         if isinstance(message, dict):
             message["content"] = [
@@ -284,7 +293,7 @@ class Turn:
                 error_part(self.notice, self._code),
             ]
             message["text"] = ""
-            await self._save(message, stopped)
+            await self._save(message, saved_again)
         self.final = final
         self._last = SseEvent.message(final).raw
         self._ended = True

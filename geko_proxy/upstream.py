@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import monotonic
 from urllib.parse import urlsplit
 
-from geko_proxy.errors import UpstreamBusy, UpstreamTimeout, UpstreamUnreachable
+from geko_proxy.errors import UpstreamBusy, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from geko_proxy.exchange import BodySource
 from geko_proxy.upstream_connection import Connection, Lost, UpstreamReply
 
@@ -22,6 +22,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 CONTROL_CONNECTIONS = 64  # beyond the limit, for aborts and answers that were let in
 REPLAYABLE = frozenset({"GET", "HEAD", "OPTIONS"})  # safe methods, RFC 9110 §9.2.1
+STALE_S = 1.0  # a server that closes an idle connection crosses with a request within a round trip
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,14 @@ class Upstream:
             idle = self.options.idle_timeout_ms if idle_timeout_ms is None else idle_timeout_ms
             reply = UpstreamReply(connection, method, idle)
             connection.begin(reply)
+            began = monotonic()
             try:
                 await self._send(connection, reply, head, body, chunked)
                 await reply.wait_for_head(self.options.read_timeout_ms if timeout_ms is None else timeout_ms)
                 return reply
-            except Lost:
+            except Lost as lost:
+                # RFC 9112 §9.3.1: the server may have closed it while it was idle; later it was at work on the request
+                lost.sent = not (reused and monotonic() - began < STALE_S)
                 if not (reused and replayable):
                     raise
             except BaseException:
@@ -162,7 +166,7 @@ class Upstream:
         try:
             await asyncio.wait_for(place, self.options.connect_timeout_ms / 1000)
         except TimeoutError:
-            raise UpstreamBusy("all connections to LibreChat are in use") from None
+            raise _unsent(UpstreamBusy("all connections to LibreChat are in use")) from None
         finally:
             if place in self._waiting:
                 self._waiting.remove(place)
@@ -176,11 +180,10 @@ class Upstream:
                     lambda: Connection(self), host, port, ssl=self._tls
                 )
         except TimeoutError:
-            raise UpstreamTimeout("no connection to LibreChat in time") from None
-        except OSError as error:
-            raise UpstreamUnreachable(
-                f"no connection to LibreChat: {error.strerror or type(error).__name__}"
-            ) from error
+            raise _unsent(UpstreamTimeout("no connection to LibreChat in time")) from None
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that is none (IDNA)
+            reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+            raise _unsent(UpstreamUnreachable(f"no connection to LibreChat: {reason}")) from error
         finally:
             self._connecting -= 1
         self._open.add(connection)
@@ -211,3 +214,8 @@ class Upstream:
         for connection in tuple(self._open):
             connection.abort()
         await asyncio.sleep(0)
+
+
+def _unsent(error: UpstreamError) -> UpstreamError:
+    error.sent = False
+    return error

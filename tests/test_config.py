@@ -104,6 +104,7 @@ def test_every_setting_can_be_set_by_each_of_its_variables(item: SettingDescript
         "a URL that starts with redis": "rediss://h:6379/0",
         '"mint"': "login",
         '"HS256"': "eddsa",
+        '"refuse" or the id': "6f1d6f0e-6f3b-4a52-9a53-0c6a4f0e8a11",
         '"refuse"': "pass",
         '"debug"': "error",
         '"off"': "smtp",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from geko_proxy.config.filter_entries import variable_name
+from geko_proxy.config.kinds import Kind
+from geko_proxy.config.llm_settings import DEPLOYMENT_KEYS, PROVIDER_KEYS
 from geko_proxy.config.oauth_settings import KEYS as OAUTH_KEYS
 from geko_proxy.config.price_entries import KEYS as PRICE_KEYS
 from geko_proxy.config.settings import DEFAULT_FILTERS, SECTIONS, environment_name, section_fields
@@ -51,6 +53,15 @@ _PAGE_PRICES = """\
 What models cost, in units of `metering.currency` for a million tokens, for limits in money and reports; see
 [limits.md](limits.md#prices). Of several entries that fit a model the one with the most literal text counts, and of its
 dates the newest that has begun.
+"""
+
+
+_PAGE_LLM = """\
+## [[llm_providers]]
+
+The providers of LibreChat's models, which LibreChat calls at `[llm]`. Each has `[[llm_providers.deployments]]`. None:
+the internal listener is off. What happens when one fails is in [llm-providers.md](llm-providers.md). Keys and headers
+may stand in `{ env = "…" }` or `{ file = "…" }`.
 """
 
 
@@ -113,8 +124,10 @@ def settings_page() -> str:
         lines += ["| Key | Environment | Default | What |", "|---|---|---|---|"]
         lines += [_row(item) for item in describe_settings() if item.section == section]
         lines.append("")
+    lines += [_PAGE_LLM, *_entry_rows(PROVIDER_KEYS), ""]
+    lines += ["### [[llm_providers.deployments]]", "", *_entry_rows(DEPLOYMENT_KEYS), ""]
     lines += [_PAGE_PRICES, *_price_rows(), ""]
-    return "\n".join([*lines, _PAGE_OAUTH, *_oauth_rows(), ""]) + "\n" + _PAGE_FILTERS
+    return "\n".join([*lines, _PAGE_OAUTH, *_entry_rows(OAUTH_KEYS), ""]) + "\n" + _PAGE_FILTERS
 
 
 def _price_rows() -> Iterator[str]:
@@ -123,9 +136,9 @@ def _price_rows() -> Iterator[str]:
         yield f"| `{key}` | {doc} |"
 
 
-def _oauth_rows() -> Iterator[str]:
+def _entry_rows(keys: Mapping[str, tuple[Kind[Any], str]]) -> Iterator[str]:
     yield from ("| Key | What |", "|---|---|")
-    for key, (kind, doc) in OAUTH_KEYS.items():
+    for key, (kind, doc) in keys.items():
         yield f"| `{key}` | {doc} Expects {kind.expected}. |"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from geko_proxy.config.declare import Spec
 from geko_proxy.config.filter_entries import FilterEntries
 from geko_proxy.config.kinds import Kind
+from geko_proxy.config.llm_entries import LlmEntries
 from geko_proxy.config.oauth_entries import OAuthEntries
 from geko_proxy.config.price_entries import load_prices
 from geko_proxy.config.settings import SECTIONS, Settings, environment_name, section_fields
@@ -76,7 +77,9 @@ class _Loader:
         if oauth and not sections["server"].public_url:
             self._problem("server.public_url", "needed by [[oauth]]: providers send people back to it")
         prices = load_prices(self._document.get("prices"), self._label, self._problems)
-        return Settings(**sections, oauth=oauth, filters=filters, prices=prices)
+        models = LlmEntries(self._label, self._reference, self._fit, self._problems)
+        llm = models.load(self._document.get("llm_providers"))
+        return Settings(**sections, oauth=oauth, filters=filters, prices=prices, llm_providers=llm)
 
     def _section(self, section: str) -> Any:
         table = self._document.get(section, {})

@@ -25,6 +25,7 @@ from geko_proxy.config.kinds import (
     text,
     workspace_hosts,
 )
+from geko_proxy.config.llm_settings import LlmProviderSettings, LlmSettings
 from geko_proxy.config.metering_settings import MeteringSettings
 from geko_proxy.config.oauth_settings import OAuthProviderSettings
 from geko_proxy.config.people_settings import AlertSettings, AuthSettings, MailSettings
@@ -234,6 +235,8 @@ class Settings:
     alerts: AlertSettings = field(default_factory=AlertSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     metering: MeteringSettings = field(default_factory=MeteringSettings)
+    llm: LlmSettings = field(default_factory=LlmSettings)
+    llm_providers: tuple[LlmProviderSettings, ...] = ()
     prices: tuple[PriceSettings, ...] = ()
     oauth: tuple[OAuthProviderSettings, ...] = ()
     filters: tuple[FilterSettings, ...] = DEFAULT_FILTERS
@@ -280,6 +283,8 @@ class Settings:
             needed["librechat.jwt_secret"] = self.librechat.jwt_secret
             if self.librechat.secure_images:
                 needed["librechat.jwt_refresh_secret"] = self.librechat.jwt_refresh_secret
+        if self.llm_providers:
+            needed["llm.key"] = self.llm.key
         for name, value in needed.items():
             if fault := weakness(value):
                 variable = environment_name(*name.split("."))
@@ -299,6 +304,7 @@ SECTIONS: dict[str, type[Any]] = {
     "alerts": AlertSettings,
     "logging": LoggingSettings,
     "metering": MeteringSettings,
+    "llm": LlmSettings,
 }
 
 

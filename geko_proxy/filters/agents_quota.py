@@ -6,13 +6,17 @@ topped up nor cut, and a client that hangs up would leave no trace of what was u
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from geko_proxy.errors import UpstreamError
 from geko_proxy.filters.agents_shapes import Completion, Response
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Reply, Route, SseEvent
+from geko_proxy.filters.metered_answers import Look, MeteredAnswer
 from geko_proxy.metering.agents_api import AgentsApiReader
+from geko_proxy.metering.grants import MeteredTurn
+from geko_proxy.metering.ledger import Charge
+from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.prompt_estimate import agents_api_prompt
 from geko_proxy.metering.tokens import TokenCounter
@@ -21,8 +25,6 @@ from geko_proxy.sse import SseFormatError, SseParser
 COMPLETIONS: Final = "chat/completions"
 RESPONSES: Final = "responses"
 DONE: Final = b"[DONE]"
-
-Look = Callable[[], Awaitable[None] | None]
 
 
 class _Shape(Protocol):
@@ -45,7 +47,7 @@ def is_answer(exchange: Exchange) -> bool:
 
 
 class AgentsAnswer:
-    """One answer. Kept in `exchange.state` under this class."""
+    """One answer; a `MeteredAnswer`."""
 
     def __init__(self, exchange: Exchange, body: dict[str, Any], counter: TokenCounter, prompt: int) -> None:
         self._of_completions = exchange.params["rest"].lower().rstrip("/") == COMPLETIONS
@@ -57,7 +59,7 @@ class AgentsAnswer:
         self._reader = AgentsApiReader(self.meter, counter, prompt=prompt, provider=endpoint, model=model)
         if self._wants_json:
             exchange.request.set_json({**body, "stream": True})
-        exchange.state[AgentsAnswer] = self
+        exchange.state[MeteredAnswer] = self
 
     @property
     def final(self) -> dict[str, Any] | None:
@@ -66,6 +68,11 @@ class AgentsAnswer:
             return None
         content = [{"type": "error"}] if self._reader.failed else []
         return {"final": True, "responseMessage": {"content": content}}
+
+    def charges(self, turn: MeteredTurn) -> Sequence[Charge]:
+        """As the meter says; what was counted of a cut answer but not passed on is left out."""
+        charges = self.meter.finish(self.final)
+        return turn.within(charges) if turn.outcome is Outcome.CUT else charges
 
     def take(self, event: SseEvent) -> None:
         """Read the next event. Raises SseFormatError."""
@@ -133,12 +140,6 @@ class AgentsAnswer:
         if end is None and not self._reader.over:
             raise UpstreamError("LibreChat broke off an answer")
         return self._shape.whole(end)
-
-
-def answer_of(exchange: Exchange) -> AgentsAnswer | None:
-    """The answer that was begun for an exchange."""
-    found = exchange.state.get(AgentsAnswer)
-    return found if isinstance(found, AgentsAnswer) else None
 
 
 async def estimate(body: dict[str, Any], model: str, count: Callable[[str], Awaitable[int]]) -> int:

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from geko_proxy.errors import StoreError
 from geko_proxy.filters import agents_quota
-from geko_proxy.filters.agents_quota import AgentsAnswer, answer_of, is_answer
+from geko_proxy.filters.agents_quota import AgentsAnswer, is_answer
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
+from geko_proxy.filters.llm_quota import CallAnswer
+from geko_proxy.filters.metered_answers import answer_of
 from geko_proxy.filters.quota_changes import QuotaChanges
+from geko_proxy.filters.quota_charges import stream_charges
 from geko_proxy.filters.quota_texts import (
     described,
     exhausted_refusal,
@@ -27,15 +30,14 @@ from geko_proxy.filters.quota_texts import (
     used_up_text,
 )
 from geko_proxy.librechat import concurrent_refusal
+from geko_proxy.llm.call import model_call_of
 from geko_proxy.metering.grants import MeteredTurn, Pricing
 from geko_proxy.metering.keeper import LeaseKeeper
-from geko_proxy.metering.leases import Amount, Busy, Exhausted, Granted, NewTurn
-from geko_proxy.metering.ledger import Charge, Source
+from geko_proxy.metering.leases import Amount, Busy, Exhausted, Granted, Lease, NewTurn
 from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.limits import Hold, HoldCache, Limit
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.prompt_estimate import attached_image_tokens, long_texts
-from geko_proxy.metering.stored_answers import as_recovered, find_answer, last_heartbeat, rollup_charge
 from geko_proxy.metering.usage_events import step_and_text
 
 if TYPE_CHECKING:
@@ -71,13 +73,15 @@ class QuotaFilter(Filter):
 
     name: ClassVar[str] = "quota"
     Options: ClassVar[type] = QuotaOptions
-    routes: ClassVar[frozenset[Route]] = frozenset({Route.CHAT, Route.AGENTS_API})
+    routes: ClassVar[frozenset[Route]] = frozenset({Route.CHAT, Route.AGENTS_API, Route.LLM})
 
     def __init__(self, options: QuotaOptions, services: Services) -> None:
         super().__init__(options, services)
         self._allowance = options.allowance
         self._step = options.step
         self._leases = services.leases
+        self._calls = services.calls
+        self._has_llm_side = bool(services.settings.llm_providers)
         self._turns: dict[Exchange, MeteredTurn] = {}
         self._known = HoldCache()
         self._changes = QuotaChanges(services, self._holds)
@@ -96,53 +100,89 @@ class QuotaFilter(Filter):
         await self._keeper.stop()
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
-        of_agents_api = exchange.route is Route.AGENTS_API
-        if of_agents_api and not is_answer(exchange):
+        if exchange.route is Route.AGENTS_API and not is_answer(exchange):
             return None
-        turn, body = await self._new_turn(exchange), await exchange.request.json()
+        call = model_call_of(exchange)
+        if exchange.route is Route.LLM and call is None:
+            return None
+        turn = await self._new_turn(exchange)
         seen = self._changes.generations
         holds, limits = await self._holds(exchange, turn)
         pricing = Pricing(turn, holds, await self.services.prices.table(turn.tenant_id))
         if pricing.limited and pricing.price is None:
             raise unpriced_refusal(exchange)
-        if of_agents_api:
-            need = await agents_quota.estimate(body, turn.model, self._count)
-        else:
-            need = await self._count("\n".join(long_texts(body))) + attached_image_tokens(body, turn.model)
-        wanted = Amount(need, pricing.of_text(need, 0))
-        allowance = Amount(self._allowance, pricing.of_text(0, self._allowance))
-        price = pricing.price.input if pricing.price is not None else 0
-        outcome = await self._leases.begin(turn, holds, wanted, allowance, price)
-        if isinstance(outcome, Busy):
-            raise concurrent_refusal()
-        if isinstance(outcome, Exhausted):
-            raise exhausted_refusal(outcome, limits, exchange)
+        need = await self._need(exchange, turn.model)
+        lease = await self._begin(exchange, turn, pricing, need, (holds, limits))
         exchange.turn_id = turn.turn_id
-        if of_agents_api:
+        if call is not None:
+            answer = CallAnswer(exchange, call, self.services.counter, need)
+            answer.settle = lambda: self.on_finish(exchange)
+            meter = answer.meter
+        elif exchange.route is Route.AGENTS_API:
+            body = await exchange.request.json()
             meter = AgentsAnswer(exchange, body, self.services.counter, need).meter
         else:
             meter = TurnMeter(self.services.counter, turn.model)
-        running = MeteredTurn(outcome, meter, self._step, need + outcome.context, pricing)
+        running = MeteredTurn(lease, meter, self._step, need + lease.context, pricing)
         running.limits, running.seen = limits, seen
         self._turns[exchange] = running
         return None
 
+    async def _need(self, exchange: Exchange, model: str) -> int:
+        """Tokens that the request adds to what its conversation holds already, estimated."""
+        call = model_call_of(exchange)
+        if call is not None:
+            return call.shape.prompt_tokens() + await self._count("\n".join(call.shape.prompt_texts()))
+        body = await exchange.request.json()
+        if exchange.route is Route.AGENTS_API:
+            return await agents_quota.estimate(body, model, self._count)
+        return await self._count("\n".join(long_texts(body))) + attached_image_tokens(body, model)
+
+    async def _begin(
+        self,
+        exchange: Exchange,
+        turn: NewTurn,
+        pricing: Pricing,
+        need: int,
+        limited: tuple[tuple[Hold, ...], Sequence[Limit]],
+    ) -> Lease:
+        """Lease for the start. Raises Refused."""
+        holds, limits = limited
+        wanted = Amount(need, pricing.of_text(need, 0))
+        allowance = Amount(self._allowance, pricing.of_text(0, self._allowance))
+        call = model_call_of(exchange)
+        outcome: Lease | Exhausted | Busy
+        if call is not None:
+            outcome = await self._calls.begin(turn, holds, wanted, allowance, call.origin)
+        else:
+            price = pricing.price.input if pricing.price is not None else 0
+            outcome = await self._leases.begin(turn, holds, wanted, allowance, price)
+        if isinstance(outcome, Busy):
+            raise concurrent_refusal()
+        if isinstance(outcome, Exhausted):
+            raise exhausted_refusal(outcome, limits, exchange)
+        return outcome
+
     async def _new_turn(self, exchange: Exchange) -> NewTurn:
         identity = exchange.signed_in()
         endpoint, _, model = (exchange.model or "").partition("/")
-        try:
-            return NewTurn(
-                identity.tenant_id,
-                identity.workspace_id,
-                identity.user_id,
-                _conversation_id(await exchange.request.json()),
-                endpoint,
-                model,
-                key_id=exchange.api_key.key_id if exchange.api_key is not None else None,
-                started_at=datetime.now(UTC),
-            )
-        except ValueError as error:
-            raise Refused(400, "invalid_conversation_id", f"conversationId: {error}.") from None
+        call = model_call_of(exchange)
+        key_id = exchange.api_key.key_id if exchange.api_key is not None else None
+        if call is not None:
+            conversation_id = None  # many calls run in one
+            key_id = call.origin.parent.key_id if call.origin.parent is not None else None
+        else:
+            conversation_id = _conversation_id(await exchange.request.json())
+        return NewTurn(
+            identity.tenant_id,
+            identity.workspace_id,
+            identity.user_id,
+            conversation_id,
+            endpoint,
+            model,
+            key_id=key_id,
+            started_at=datetime.now(UTC),
+        )
 
     async def _holds(self, exchange: Exchange, turn: NewTurn) -> tuple[tuple[Hold, ...], Sequence[Limit]]:
         assert exchange.tenant is not None
@@ -192,6 +232,8 @@ class QuotaFilter(Filter):
                 meter.on_event(data)
                 if "event" not in data:
                     self._note(turn, data)
+                    if turn.final is data and self._has_llm_side:
+                        return self._ask_calls(exchange, turn)
             if meter.at_most > turn.look_at and turn.final is None and turn.outcome is not Outcome.CUT:
                 return self._look(exchange, turn)
             return None
@@ -225,13 +267,7 @@ class QuotaFilter(Filter):
             return
         if turn.ahead is not None:
             await asyncio.wait((turn.ahead,))
-        charges = turn.meter.finish(turn.final)
-        if turn.recovering:
-            charges = recovered_charges(turn, charges)
-        elif turn.outcome is Outcome.CUT:
-            charges = turn.within(charges)
-        elif turn.outcome is Outcome.FAILED and not charges:
-            charges = [unseen(turn)]
+        charges = answer.charges(turn) if answer is not None else stream_charges(turn)
         priced = turn.pricing.priced(charges)
         await self._keeper.settle(turn.lease, turn.outcome, priced, recovering=turn.recovering)
         log.info(
@@ -295,7 +331,22 @@ class QuotaFilter(Filter):
         turn.add(Amount(missing.tokens + step.tokens, missing.cost + step.cost), granted, self._step)
         if granted.tokens < missing.tokens or granted.cost < missing.cost:
             turn.outcome = Outcome.CUT
+            call = model_call_of(exchange)
+            if call is not None and call.origin.parent is not None:
+                await self._calls.note_cut(turn.lease.tenant_id, call.origin.parent.turn_id, granted.limit_id)
             raise await self._cut(exchange, turn, granted)
+
+    async def _ask_calls(self, exchange: Exchange, turn: MeteredTurn) -> None:
+        """At the end of an answer: whether its calls on the LLM side are charged, and whether a limit has cut one."""
+        try:
+            calls = await self._calls.of_turn(turn.lease.tenant_id, turn.lease.turn_id)
+        except StoreError as error:
+            log.warning("turn %s: not known whether it was cut: %s", turn.lease.turn_id, error)
+            return
+        turn.by_calls = calls.metered_by_calls
+        if calls.cut_by is not None:
+            turn.outcome = Outcome.CUT
+            raise await self._cut(exchange, turn, Granted(limit_id=calls.cut_by))
 
     async def _cut(self, exchange: Exchange, turn: MeteredTurn, granted: Granted) -> EndStream:
         _, limits = await self._holds(exchange, turn.lease.turn)
@@ -315,30 +366,11 @@ class QuotaFilter(Filter):
         return await self._leases.top_up(turn.lease, missing, step, turn.consumed)
 
 
-def recovered_charges(turn: MeteredTurn, charges: Sequence[Charge]) -> list[Charge]:
-    """The charges of an answer that another instance began.
-
-    It may end before it can be listened to: LibreChat's final is then made from the stored answer, which has the sum of
-    what the provider reported.
-    """
-    answer = (turn.final or {}).get("responseMessage")
-    started_at = turn.lease.turn.started_at
-    if not turn.meter.charges and isinstance(answer, dict) and find_answer([answer], started_at, {}):
-        stored = rollup_charge(answer)
-        if stored is not None:
-            return [stored]
-    return as_recovered(charges) or last_heartbeat(*turn.so_far, turn.lease.turn.model)
-
-
 def _conversation_id(body: dict[str, Any]) -> str | None:
     value = body.get("conversationId")
     if value is None or value in ("", "new"):
         return None
     if not isinstance(value, str) or not CONVERSATION_ID.fullmatch(value):
-        raise ValueError("expected letters, digits, - and _, at most 100")
+        text = "conversationId: expected letters, digits, - and _, at most 100."
+        raise Refused(400, "invalid_conversation_id", text)
     return value
-
-
-def unseen(turn: MeteredTurn) -> Charge:
-    """The charge of an answer that was started and never seen: its estimated prompt."""
-    return Charge("geko", -3, "chat", "", "", turn.need, 0, estimated=True, source=Source.ESTIMATE)

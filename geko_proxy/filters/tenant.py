@@ -50,6 +50,7 @@ class TenantFilter(Filter):
             Route.AGENTS_API,
             Route.MEDIA,
             Route.OWN,
+            Route.LLM,
         }
     )
 

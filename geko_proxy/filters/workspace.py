@@ -19,14 +19,14 @@ from geko_proxy.errors import StoreError, UpstreamError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
 from geko_proxy.policy import replies
 from geko_proxy.policy.discovery import UnexpectedShape
-from geko_proxy.policy.enforcement import CHECKS
+from geko_proxy.policy.enforcement import CHECKS, check_model_call
 from geko_proxy.policy.guard import Guard
 from geko_proxy.policy.librechat_view import Caller, LibreChatView
 from geko_proxy.storage.recent import Recent
 from geko_proxy.workspaces.access import needed_in_librechat
 from geko_proxy.workspaces.config import WorkspaceConfig
 from geko_proxy.workspaces.members import MemberStore
-from geko_proxy.workspaces.roles import Permission, Role, allowed
+from geko_proxy.workspaces.roles import SYSTEM_USER, Permission, Role, allowed
 from geko_proxy.workspaces.workspaces import Workspace
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class WorkspaceFilter(Filter):
             Route.AGENTS_API,
             Route.MEDIA,
             Route.OWN,
+            Route.LLM,
         }
     )
 
@@ -147,6 +148,9 @@ class WorkspaceFilter(Filter):
         if identity is None and exchange.operation in ANONYMOUS:
             return None
         await self._enter(exchange, exchange.signed_in())
+        if exchange.route is Route.LLM:
+            check_model_call(exchange)
+            return None
         check = CHECKS.get(exchange.operation)
         if check is not None:
             await check(exchange, await self._guard(exchange), self.services)
@@ -202,6 +206,8 @@ class WorkspaceFilter(Filter):
         """Workspace, role and configuration; None for somebody removed who is about to leave for another one."""
         tenant_id, workspace_id = identity.tenant_id, identity.workspace_id
         role = await self._members.role(tenant_id, workspace_id, identity.user_id)
+        if role is None and exchange.route is Route.LLM and identity.user_id == SYSTEM_USER:
+            role = Role.MEMBER
         if role is None:
             if exchange.route is Route.OWN and exchange.operation.startswith(ACCOUNT_OPERATIONS):
                 return None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from geko_proxy.metering.leases import Amount, Granted, Lease, NewTurn
+from geko_proxy.metering.leases import BY_CALLS, Amount, Granted, Lease, NewTurn
 from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.limits import Hold, Limit, Unit
@@ -23,6 +23,7 @@ STEP_S: Final = 4.0
 MIN_SPAN_S: Final = 0.05
 SHARE: Final = 64
 MAX_RESERVE: Final = 100  # tokens
+NEVER: Final = 2**62
 COUNT_STEP: Final = 64  # bytes of text, at least, between two counts while the grant is not in danger
 
 
@@ -60,6 +61,7 @@ class MeteredTurn:
     __slots__ = (
         "_mark",
         "ahead",
+        "by_calls",
         "clock",
         "dry",
         "final",
@@ -97,6 +99,7 @@ class MeteredTurn:
         self.meter = meter
         self.granted = lease.granted
         self.started = False
+        self.by_calls = False  # its model calls are leased and charged, and it is only watched
         self.recovering = False  # it was begun by an instance that has vanished
         self.limits: Sequence[Limit] = ()  # as they were when it last looked, and
         self.seen: object = None  # which state of them that was
@@ -144,6 +147,9 @@ class MeteredTurn:
 
     def look_later(self) -> None:
         """Set `look_at`: what the meter's upper bound must pass before counting is worth while again."""
+        if self.by_calls:
+            self.look_at = NEVER
+            return
         early = 0 if self.dry or self.ahead is not None else self.reserve
         left = self.left
         self.look_at = self.meter.consumed + min(left, max(left - early, COUNT_STEP))
@@ -175,6 +181,10 @@ class MeteredTurn:
     def add(self, wanted: Amount, granted: Granted, first_step: int) -> None:
         """Book a top-up, and set the next step: what the answer needs in STEP_S at its speed, but not more than a
         SHARE of what is left, which others want too."""
+        if granted.room == BY_CALLS:
+            self.by_calls = True
+            self.look_later()
+            return
         self.granted = Amount(self.granted.tokens + granted.tokens, self.granted.cost + granted.cost)
         self.dry = granted.tokens < wanted.tokens or granted.cost < wanted.cost
         self.step = first_step

@@ -34,6 +34,7 @@ ATTEMPTS: Final = 6
 BACKOFF_S: Final = 0.005
 KNOWN_WINDOWS: Final = 10_000
 RECOVERY_BATCH: Final = 100
+BY_CALLS: Final = -1  # the room of a turn that needs no lease: its calls on the LLM side have theirs
 MAX_ID_CHARS: Final = 200
 
 
@@ -97,7 +98,7 @@ class Lease:
 
 class Granted(NamedTuple):
     """What a top-up gave. limit_id: the limit that gave less than was wanted. room: tokens that are still free in the
-    narrowest window, None: no limit."""
+    narrowest window; None: no limit, or BY_CALLS."""
 
     tokens: int = 0
     cost: int = 0
@@ -175,31 +176,39 @@ class Leases:
         need = Amount(max(1, need.tokens), max(0, need.cost))
         allowance = Amount(max(0, allowance.tokens), max(0, allowance.cost))
         wanted = (need.tokens, allowance.tokens, need.cost, allowance.cost)
-        names = (turn.turn_id, turn.user_id, turn.conversation_id, turn.endpoint, turn.model, turn.key_id)
+        try:
+            row = await self.start(
+                statements.BEGIN, turn, holds, wanted, turn.conversation_id, extra=(prompt_price,)
+            )
+        except asyncpg.UniqueViolationError:
+            return Busy(turn.conversation_id or "")
+        if row["limit_id"] is not None:
+            return exhausted_of(row)
+        return Lease(turn, holds, Amount(row["amount"], row["cost"]), row["context"])
+
+    async def start(
+        self,
+        sql: str,
+        turn: NewTurn,
+        holds: tuple[Hold, ...],
+        wanted: tuple[int, int, int, int],
+        conversation_id: str | None,
+        extra: tuple[object, ...],
+    ) -> Record:
+        """Runs one of the functions that start a lease, which share their first parameters; `extra` are the rest.
+
+        wanted: need and allowance in tokens, then in money.
+        """
+        names = (turn.turn_id, turn.user_id, conversation_id, turn.endpoint, turn.model, turn.key_id)
         place = (turn.workspace_id, *arrays(holds))
-        rest = (self.instance_id, turn.started_at, self._ttl_s, prompt_price)
-        row = None
+        rest = (self.instance_id, turn.started_at, self._ttl_s, *extra)
         for _ in range(2):  # the server may have lost in a crash what was opened a moment ago
             await self.open_windows(turn.tenant_id, turn.workspace_id, holds)
-            try:
-                row = await self._call(turn.tenant_id, statements.BEGIN, *place, *wanted, *names, *rest)
-            except asyncpg.UniqueViolationError:
-                return Busy(turn.conversation_id or "")
+            row = await self._call(turn.tenant_id, sql, *place, *wanted, *names, *rest)
             if row is not None:
-                break
+                return row
             self._forget(turn.tenant_id, holds)
-        if row is None:
-            raise StoreError("a quota window has been deleted")
-        if row["limit_id"] is not None:
-            return Exhausted(
-                row["used"],
-                row["leased"],
-                row["limited_to"],
-                row["ends_at"],
-                row["limit_id"],
-                Unit(row["unit"]),
-            )
-        return Lease(turn, holds, Amount(row["amount"], row["cost"]), row["context"])
+        raise StoreError("a quota window has been deleted")
 
     async def hold(self, lease: Lease, holds: Sequence[Hold]) -> bool:
         """Lets a running turn count in more windows: those of a new limit, or of a new time zone.
@@ -333,6 +342,12 @@ class Leases:
     async def _call(self, tenant_id: UUID, sql: str, *args: object) -> Record | None:
         """One of the functions that enter the tenant themselves: one round trip."""
         return await repeated(lambda: self._db.call(sql, tenant_id, *args))
+
+
+def exhausted_of(row: Record) -> Exhausted:
+    """What the function that starts a lease says when a limit has no room."""
+    amounts = row["used"], row["leased"], row["limited_to"]
+    return Exhausted(*amounts, row["ends_at"], row["limit_id"], Unit(row["unit"]))
 
 
 def adopted_of(row: Record) -> Adopted:

@@ -35,7 +35,8 @@ class Charge:
     kind: "chat", or LibreChat's usage_type: "summarization", "subagent", "sequential".
     input_tokens: the whole prompt, cached parts included; cached_tokens: the part of it that came from a cache.
     reasoning_tokens: hidden reasoning, only as far as output_tokens does not hold it.
-    cost: in billionths of the currency; 0 for a model without a price.
+    cost: in billionths of the currency; 0 for a model without a price. endpoint: of the model that has answered, None:
+    the one that the turn was started with.
     """
 
     run_id: str
@@ -50,6 +51,7 @@ class Charge:
     estimated: bool = False
     source: Source = Source.PROVIDER
     cost: int = 0
+    endpoint: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -71,7 +73,7 @@ class Entry:
 
 TURN_ENTRIES = """
 select turn_id, workspace_id, user_id, conversation_id, occurred_at, run_id, seq, kind, model, provider,
-    input_tokens, output_tokens, cached_tokens, reasoning_tokens, estimated, source, cost
+    input_tokens, output_tokens, cached_tokens, reasoning_tokens, estimated, source, cost, endpoint
 from usage_events where tenant_id = $1 and turn_id = $2 order by recorded_at, run_id, seq"""
 
 

@@ -86,7 +86,11 @@ class PriceTable:
 
     def priced(self, charge: Charge, endpoint: str, model: str, at: datetime) -> Charge:
         """A charge with its cost. Its own model counts, else the one that the turn was started with."""
-        names = ((endpoint, charge.model), (charge.provider, charge.model), (endpoint, model))
+        names = (
+            (charge.endpoint or endpoint, charge.model),
+            (charge.provider, charge.model),
+            (endpoint, model),
+        )
         for place, name in names:
             price = self.find(place, name, at) if name else None
             if price is not None:

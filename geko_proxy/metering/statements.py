@@ -12,6 +12,10 @@ def call(function: str, parameters: int) -> str:
 
 OPEN_WINDOWS: Final = call("open_windows", 9)
 BEGIN: Final = call("begin_lease", 19)
+BEGIN_CALL: Final = call("begin_call", 22)
+FIND_CALL_PARENT: Final = call("find_call_parent", 5)
+NOTE_CUT: Final = call("note_cut", 3)
+CALLS_OF_TURN: Final = call("calls_of_turn", 2)
 TOP_UP: Final = call("top_up_lease", 9)
 HOLD: Final = call("hold_windows", 5)
 GIVE_BACK: Final = call("give_back", 4)

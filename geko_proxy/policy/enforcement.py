@@ -7,12 +7,14 @@ can be harmless JSON and a harmful form.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange
-from geko_proxy.policy.guard import Guard, agent_refused, bad_selection
+from geko_proxy.llm.call import model_call_of
+from geko_proxy.policy.guard import Guard, agent_refused, bad_selection, model_refused
 from geko_proxy.policy.librechat_view import UnresolvableAgent
 from geko_proxy.policy.selection import (
     AGENT_PREFIX,
@@ -43,6 +45,21 @@ async def check_chat(exchange: Exchange, guard: Guard, services: Services) -> No
         await exchange.request.json(), unquote(named) if named is not None else None
     )
     send_body(exchange, body)
+
+
+def check_model_call(exchange: Exchange) -> None:
+    """A call of a model that LibreChat makes: the last wall for agents, presets, and what nobody has sent.
+
+    What an API key may use holds for the answers to its messages; LibreChat chooses the models of titles and the like.
+    """
+    call = model_call_of(exchange)
+    if call is None or exchange.config is None:
+        return
+    parent = call.origin.parent
+    if call.origin.makes_answer and parent is not None and parent.key_models is not None:
+        exchange.config = replace(exchange.config, key_models=parent.key_models)
+    if not exchange.config.allows_model(call.provider, call.shape.model):
+        raise model_refused(call.provider, call.shape.model)
 
 
 async def check_projection(exchange: Exchange, guard: Guard, services: Services) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from enum import Enum, StrEnum, auto
 from typing import Final
+from uuid import UUID
+
+SYSTEM_USER: Final = UUID(int=0)
+"""Who makes model calls without a known account; nobody signs in as it."""
 
 
 class Role(StrEnum):

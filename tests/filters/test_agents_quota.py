@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from multidict import CIMultiDict
 
+from geko_proxy.config import Settings
 from geko_proxy.errors import EndStream, UpstreamError
 from geko_proxy.exchange import Exchange, Reply
 from geko_proxy.filters.agents_quota import is_answer
@@ -78,7 +79,14 @@ async def begun(*, stream: bool) -> tuple[QuotaFilter, Exchange, Leases]:
     leases = Leases()
     none = NoLimits()
     services = SimpleNamespace(
-        leases=leases, counter=TokenCounter(), limits=none, prices=none, tenants=none, journal=None
+        leases=leases,
+        counter=TokenCounter(),
+        limits=none,
+        prices=none,
+        tenants=none,
+        journal=None,
+        calls=None,
+        settings=Settings(),
     )
     quota = QuotaFilter(QuotaOptions(), cast(Services, services))
     body = {"model": "agent_1", "stream": stream, "messages": [{"role": "user", "content": "hi"}]}

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from bench import events
+from geko_proxy.config import Settings
 from geko_proxy.errors import EndStream, StoreError
 from geko_proxy.exchange import Exchange
 from geko_proxy.filters import quota as module
@@ -75,6 +76,8 @@ async def begun(leases: AwayLeases) -> tuple[QuotaFilter, Exchange, Any]:
         limits=NoLimits(),
         prices=NoLimits(),
         tenants=NoLimits(),
+        calls=None,
+        settings=Settings(),
     )
     quota = QuotaFilter(QuotaOptions(), cast(Services, services))
     body = {"text": "Hello", "conversationId": None, "endpoint": "Mock", "model": "gpt-4o"}

@@ -27,8 +27,10 @@ async def test_charges_come_back_as_they_went_in(
     lease = await try_begin(leases, place.turn("conversation"), place.window, 10)
     assert isinstance(lease, Lease)
     charges = [
-        Charge("run", 1, "chat", "gpt-4o", "openAI", 100, 20, 80, 5, cost=17),
-        Charge("run", -1, "subagent", "模型", "", 10, 2, estimated=True, source=Source.ESTIMATE),
+        Charge("run", 1, "chat", "gpt-4o", "openAI", 100, 20, 80, 5, cost=17, endpoint="Other"),
+        Charge(
+            "run", -1, "subagent", "模型", "", 10, 2, estimated=True, source=Source.ESTIMATE, endpoint="Mock"
+        ),
     ]
     await leases.settle(lease, Outcome.DONE, charges)
     entries = await Ledger(database).of_turn(place.tenant_id, lease.turn_id)

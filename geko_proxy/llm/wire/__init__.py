@@ -1,0 +1,20 @@
+"""The APIs of model providers on the wire: one class each, made for one call. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from geko_proxy.errors import Refused
+from geko_proxy.llm.wire.base import ModelCall
+from geko_proxy.llm.wire.chat_completions import ChatCompletions
+
+CALLS: Final[Mapping[str, type[ModelCall]]] = {"chat_completions": ChatCompletions}
+
+
+def model_call(operation: str, body: dict[str, Any]) -> ModelCall:
+    """The call of an operation. Raises Refused 400 naming the field, 404 for an operation without a call."""
+    shape = CALLS.get(operation)
+    if shape is None:
+        raise Refused(404, "not_found", "Endpoint not found")
+    return shape(body)

@@ -1,0 +1,103 @@
+"""What every API's call has in common: what it asks, what its reply says, how it ends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, NamedTuple
+
+import msgspec
+
+from geko_proxy.errors import Refused
+from geko_proxy.sse import SseEvent
+
+MAX_MODEL_CHARS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens of one call, as the provider reports them, normalised.
+
+    input_tokens: the whole prompt, cached parts included; cached_tokens: the part of it that came from a cache.
+    reasoning_tokens: hidden reasoning, only as far as output_tokens does not hold it.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class Read(NamedTuple):
+    """What one event of a stream said.
+
+    text: what a tokenizer counts: text, reasoning, refusals, arguments of tools. passed: None passes the event on as it
+    is, () drops it, others take its place.
+    """
+
+    text: str
+    passed: Sequence[SseEvent] | None
+
+
+class ModelCall(ABC):
+    """One call of an API, from its request's body on.
+
+    model: as asked. streams: the reply is to be an event stream. usage: what the provider reported, None: nothing yet.
+    over: the reply has come to its proper end; failed: it told of an error.
+    """
+
+    api: ClassVar[str]
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self._body = body
+        self.model = model_of(body)
+        self.streams = flag_of(body, "stream")
+        self.usage: Usage | None = None
+        self.over = False
+        self.failed = False
+
+    @abstractmethod
+    def prompt_texts(self) -> list[str]:
+        """The texts of the prompt, for an estimate of its tokens."""
+
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt beside its texts: pictures, and what is given as tokens."""
+        return 0
+
+    def body_for(self, model: str) -> bytes:
+        """The request for a provider, which calls the model so."""
+        return msgspec.json.encode({**self._body, "model": model})
+
+    @abstractmethod
+    def read(self, event: SseEvent) -> Read:
+        """Take the next event of a stream. Raises SseFormatError."""
+
+    @abstractmethod
+    def read_reply(self, value: Any) -> str:
+        """Take a reply in one piece; returns its text."""
+
+    @abstractmethod
+    def closing(self, notice: str, code: str, counted: Usage) -> Sequence[SseEvent]:
+        """The events that end a stream well-formed which is cut now; counted: what it has used."""
+
+
+def model_of(body: dict[str, Any]) -> str:
+    """The model that a body names. Raises Refused 400."""
+    model = body.get("model")
+    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARS or not model.isprintable():
+        raise invalid("model", f"expected the name of a model, at most {MAX_MODEL_CHARS} characters")
+    return model
+
+
+def flag_of(body: dict[str, Any], name: str) -> bool:
+    """A boolean of a body; missing or null: False. Raises Refused 400."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise invalid(name, "expected true or false")
+    return bool(value)
+
+
+def invalid(name: str, text: str) -> Refused:
+    """400 for a field of a request."""
+    return Refused(400, "invalid_request", f"{name}: {text}.")
