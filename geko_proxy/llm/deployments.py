@@ -86,20 +86,26 @@ class Deployment:
     async def attempt(self, call: Call, body: bytes | None) -> Attempt:
         """Send a call once and wait for the reply's head. Cancelling closes the connection.
 
-        Without a connection, or on one that the server had closed while it was idle (RFC 9112 section 9.3.1), the
-        provider got nothing. Later than that it may be at work, and bill: then `Attempt.accepted` is True.
+        On a connection that the server had closed while it was idle (RFC 9112 section 9.3.1) the provider got nothing:
+        the next one is taken at once. Without a connection it got nothing either. Later than that it may be at work,
+        and bill: then `Attempt.accepted` is True.
         """
         settings = self.settings
         headers = provider_headers(self._api, settings.key, settings.headers, call.headers, call.content_type)
         timeout_ms = settings.read_timeout_ms if call.streams else settings.reply_timeout_ms
-        try:
-            reply = await self.upstream.request(
-                call.method, self._target(call.path), headers, body, timeout_ms=timeout_ms
-            )
-        except UpstreamError as error:
-            log.warning("%s at %s: %s", self.provider, self.name, error)
-            return Attempt(None, _status(error), accepted=error.sent)
-        return Attempt(reply, str(reply.status))
+        while True:
+            try:
+                reply = await self.upstream.request(
+                    call.method, self._target(call.path), headers, body, timeout_ms=timeout_ms
+                )
+            except UpstreamError as error:
+                if isinstance(error, Lost) and not error.sent:
+                    continue  # ends: only connections that were idle are lost so, and this one is gone
+                # not the error's own text, which speaks of LibreChat
+                status, cause = _status(error), type(error.__cause__ or error).__name__
+                log.warning("%s at %s: %s (%s)", self.provider, self.name, status, cause)
+                return Attempt(None, status, accepted=error.sent)
+            return Attempt(reply, str(reply.status))
 
     def _target(self, path: str) -> str:
         if not self._query:
@@ -165,8 +171,8 @@ def _status(error: UpstreamError) -> str:
             return "timeout"
         case UpstreamBusy():
             return "busy"
-        case Lost() | UpstreamUnreachable():
-            return "lost" if error.sent or isinstance(error, Lost) else "connect"
+        case UpstreamUnreachable():
+            return "lost" if error.sent else "connect"
         case _:
             return "invalid"
 

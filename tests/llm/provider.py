@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,3 +116,30 @@ async def ask(pool: ProviderPool, *targets: str, **changes: Any) -> Answer:
 
 def _body(model: str) -> bytes:
     return msgspec.json.encode({"model": model})
+
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def raw_server(script: Script, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server of bytes; its port. Each connection is closed when the script is through with it."""
+    running: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            try:
+                await script(reader, writer)
+            finally:
+                writer.close()
+                await writer.wait_closed()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+        await asyncio.gather(*running)
