@@ -322,3 +322,30 @@ def test_any_split_of_a_chunked_reply_gives_the_same_body(body: bytes, cuts: lis
             assert await (await upstream.request("GET", "/")).read(4000) == body
 
     asyncio.run(run())
+
+
+async def test_an_error_says_whether_the_request_may_have_been_taken() -> None:
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        await reader.read(1)
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    with pytest.raises(UpstreamUnreachable) as refused:
+        await Upstream("http://127.0.0.1:1").request("POST", "/")
+    assert not refused.value.sent
+    async with serving(answer_once) as (upstream, _):
+        assert await (await upstream.request("POST", "/")).read(9) == b"ok"
+        with pytest.raises(UpstreamUnreachable) as idle:
+            await upstream.request("POST", "/")
+        assert not idle.value.sent
+    async with serving(hang_up) as (upstream, _):
+        with pytest.raises(UpstreamUnreachable) as lost:
+            await upstream.request("POST", "/")
+        assert lost.value.sent
+    async with serving(replying(b""), read_timeout_ms=20) as (upstream, _):
+        with pytest.raises(UpstreamTimeout) as late:
+            await upstream.request("POST", "/")
+        assert late.value.sent

@@ -33,12 +33,14 @@ PROBLEM: Final = re.compile(r"(\w+)(\[\d+\])?: (.*)", re.DOTALL)
 class ConfigBody(Body, frozen=True):
     """PUT …/config. A field left out stays as it is; null allows everything.
 
-    models: globs "Endpoint/model"; mcpServers: names. version: the one that was read, to notice another's change.
+    models: globs "Endpoint/model"; mcpServers: names; fallback: "Endpoint/model" in the order in which they stand in.
+    version: the one that was read, to notice another's change.
     """
 
     models: Names = UNSET
     default_model: str | UnsetType | None = UNSET
     mcp_servers: Names = UNSET
+    fallback: tuple[str, ...] | UnsetType = UNSET
     version: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
 
 
@@ -76,6 +78,7 @@ class ConfigReply(Shape, frozen=True):
     models: list[str] | None
     default_model: str | None
     mcp_servers: list[str] | None
+    fallback: list[str]
     version: int
 
 
@@ -187,6 +190,7 @@ def config_shape(config: WorkspaceConfig) -> dict[str, Any]:
         "models": config.models,
         "defaultModel": config.default_model,
         "mcpServers": config.mcp_servers,
+        "fallback": config.fallback,
         "version": config.version,
     }
 
@@ -199,6 +203,7 @@ def changed(current: WorkspaceConfig, body: ConfigBody) -> WorkspaceConfig:
         if isinstance(body.default_model, UnsetType)
         else body.default_model,
         mcp_servers=current.mcp_servers if isinstance(body.mcp_servers, UnsetType) else body.mcp_servers,
+        fallback=current.fallback if isinstance(body.fallback, UnsetType) else body.fallback,
     )
 
 

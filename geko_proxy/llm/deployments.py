@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from geko_proxy.config.llm_settings import DeploymentSettings
 from geko_proxy.errors import UpstreamBusy, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from geko_proxy.llm.breaker import Breaker, BreakerOptions, Pass, State
-from geko_proxy.llm.provider_headers import provider_headers
+from geko_proxy.llm.provider_headers import ProviderHeaders
 from geko_proxy.upstream import Upstream, UpstreamOptions
 from geko_proxy.upstream_connection import Lost, UpstreamReply
 
@@ -53,7 +53,7 @@ class Deployment:
         self.name = settings.name
         self.weight = settings.weight
         self.settings = settings
-        self._api = api
+        self._headers = ProviderHeaders(api, settings.key, settings.headers)
         parts = urlsplit(settings.base_url)
         self._path, self._query = parts.path.rstrip("/"), parts.query
         self.upstream = Upstream(
@@ -91,7 +91,7 @@ class Deployment:
         and bill: then `Attempt.accepted` is True.
         """
         settings = self.settings
-        headers = provider_headers(self._api, settings.key, settings.headers, call.headers, call.content_type)
+        headers = self._headers.of_call(call.headers, call.content_type)
         timeout_ms = settings.read_timeout_ms if call.streams else settings.reply_timeout_ms
         while True:
             try:
@@ -126,11 +126,11 @@ class Deployment:
         """Seconds until the circuit lets a call through."""
         return self._breakers.get(model, self._healthy).wait_s(now)
 
-    def succeeded(self, model: str, given: Pass, now: float) -> State:
-        """The call was answered. Returns the state of the circuit."""
+    def succeeded(self, model: str, given: Pass, now: float) -> State | None:
+        """The call was answered. Returns the state of the circuit; None: it has never been anything but closed."""
         breaker = self._breakers.get(model)
         if breaker is None:
-            return State.CLOSED
+            return None
         breaker.succeeded(given, now)
         return breaker.state
 
@@ -145,9 +145,11 @@ class Deployment:
         breaker.failed(given, now)
         return breaker.state
 
-    def left(self, model: str, given: Pass) -> State:
-        """The call ended without saying anything of the deployment. Returns the state of the circuit."""
-        breaker = self._breakers.get(model, self._healthy)
+    def left(self, model: str, given: Pass) -> State | None:
+        """The call ended without saying anything of the deployment. Returns as `succeeded`."""
+        breaker = self._breakers.get(model)
+        if breaker is None:
+            return None
         breaker.left(given)
         return breaker.state
 
@@ -155,10 +157,11 @@ class Deployment:
 
     def rest(self, model: str, until: float, now: float) -> None:
         """Send no calls for the model before this time, as the provider asked."""
-        if len(self._rests) >= MAX_TRACKED:
+        self._rests[model] = max(until, self._rests.pop(model, 0.0))
+        if len(self._rests) > MAX_TRACKED:
             self._rests = {name: time for name, time in self._rests.items() if time > now}
-        if len(self._rests) < MAX_TRACKED:
-            self._rests[model] = max(until, self._rests.get(model, 0.0))
+        while len(self._rests) > MAX_TRACKED:
+            del self._rests[next(iter(self._rests))]  # the oldest: a dict keeps the order of insertion
 
     def rest_s(self, model: str, now: float) -> float:
         """Seconds that are left of the rest; 0: none."""

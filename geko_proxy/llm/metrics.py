@@ -22,6 +22,8 @@ class LlmMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._models: dict[str, set[str]] = {}
+        self._attempts: dict[tuple[str, str, str, str], Counter] = {}
+        self._first_bytes: dict[tuple[str, str], Histogram] = {}
         place = ["provider", "model", "deployment"]
         self._requests = Counter(
             "geko_llm_requests",
@@ -74,7 +76,11 @@ class LlmMetrics:
 
     def attempt(self, provider: str, model: str, deployment: str, status: str) -> None:
         """An attempt has ended with this status."""
-        self._requests.labels(provider, self._label(provider, model), deployment, status).inc()
+        key = (provider, self._label(provider, model), deployment, status)
+        counter = self._attempts.get(key)  # `labels` takes as long as all else in a call's bookkeeping
+        if counter is None:
+            counter = self._attempts[key] = self._requests.labels(*key)
+        counter.inc()
 
     def retry(self, provider: str) -> None:
         """A call is tried again."""
@@ -95,7 +101,11 @@ class LlmMetrics:
 
     def first_byte(self, provider: str, model: str, seconds: float) -> None:
         """A reply's head has come."""
-        self._first_byte.labels(provider, self._label(provider, model)).observe(seconds)
+        key = (provider, self._label(provider, model))
+        histogram = self._first_bytes.get(key)
+        if histogram is None:
+            histogram = self._first_bytes[key] = self._first_byte.labels(*key)
+        histogram.observe(seconds)
 
     def in_flight(self, provider: str, deployment: str, count: Callable[[], int]) -> None:
         """Say where the number of calls under way is read whenever somebody asks."""

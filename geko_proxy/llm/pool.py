@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from geko_proxy.config.llm_settings import LlmProviderSettings, LlmSettings
 from geko_proxy.errors import Refused
+from geko_proxy.llm.breaker import Pass
 from geko_proxy.llm.deployments import Call, Deployment, pick, ready
 from geko_proxy.llm.metrics import LlmMetrics
 from geko_proxy.llm.model_lists import ModelLists
@@ -25,6 +26,7 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 8.0
 LEAST_REST_S: Final = 0.1
 MOST_JITTER_S: Final = 1.0
+MOST_LIMITS: Final = 20  # 429s of one target in one call
 
 
 class Answer(NamedTuple):
@@ -221,7 +223,7 @@ class ProviderPool:
         if given is None:
             return None
         run.attempts += 1
-        if tries.failures or tries.limits:
+        if tries.refused is not None or tries.limits:
             self.metrics.retry(provider.name)
         try:
             attempt = await deployment.attempt(run.call, body)
@@ -231,17 +233,23 @@ class ProviderPool:
             raise
         self.metrics.attempt(provider.name, model, deployment.name, attempt.status)
         now = self._clock()
+        self._note_health(deployment, model, given, judged, now)
+        if judged.verdict is Verdict.ANSWER and attempt.reply is not None:
+            return Answer(attempt.reply, provider.name, model, deployment.name, run.attempts)
+        self._take_down(deployment, tries, judged, attempt.status, now)
+        return None
+
+    def _note_health(
+        self, deployment: Deployment, model: str, given: Pass, judged: Judged, now: float
+    ) -> None:
         if judged.verdict is Verdict.ANSWER:
             state = deployment.succeeded(model, given, now)
         elif judged.blames:
             state = deployment.failed(model, given, now)
         else:
             state = deployment.left(model, given)
-        self.metrics.breaker(provider.name, model, deployment.name, state)
-        if judged.verdict is Verdict.ANSWER and attempt.reply is not None:
-            return Answer(attempt.reply, provider.name, model, deployment.name, run.attempts)
-        self._take_down(deployment, tries, judged, attempt.status, now)
-        return None
+        if state is not None:
+            self.metrics.breaker(deployment.provider, model, deployment.name, state)
 
     def _take_down(
         self, deployment: Deployment, tries: Tries, judged: Judged, status: str, now: float
@@ -251,6 +259,8 @@ class ProviderPool:
             pause = max(LEAST_REST_S, self._chance() * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**tries.limits))
             tries.limits += 1
             deployment.rest(tries.model, now + max(pause, judged.wait_s or 0.0), now)
+            if tries.limits >= MOST_LIMITS:
+                raise Exhausted(no_room(judged.wait_s or pause))
             return
         tries.refused = failure(status, judged.verdict, judged.wait_s)
         if judged.verdict is Verdict.LOST:

@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 Raw = Sequence[tuple[bytes, bytes]]
 
 ANTHROPIC_VERSION: Final = b"2023-06-01"
-MAX_RETRY_AFTER_S: Final = 86_400.0
+MAX_RETRY_AFTER_S: Final = 3600.0  # after that it is asked again, whatever it said
 # Not the caller's credentials, cookies or x-geko-*; not openai-organization: GEKO's key decides who pays.
 REQUEST_HEADERS: Final = frozenset(
     b"accept anthropic-beta anthropic-version idempotency-key openai-beta user-agent".split()
@@ -25,23 +25,29 @@ REPLY_HEADERS: Final = frozenset(
 REPLY_PREFIXES: Final = (b"x-ratelimit-", b"anthropic-ratelimit-")
 
 
-def provider_headers(
-    api: str, key: str, own: Mapping[str, str], raw: Iterable[tuple[bytes, bytes]], content_type: str
-) -> list[tuple[bytes, bytes]]:
-    """The headers of a call. own: the deployment's, which win over the caller's; raw: the caller's as received."""
-    fixed: dict[bytes, bytes] = {b"accept-encoding": b"identity"}  # the reply is read event by event
-    if content_type:
-        fixed[b"content-type"] = content_type.encode("latin-1")
-    if key and api == "anthropic":
-        fixed[b"x-api-key"] = key.encode("ascii")
-    elif key:
-        fixed[b"authorization"] = b"Bearer " + key.encode("ascii")
-    fixed |= {name.encode("ascii"): value.encode("ascii") for name, value in own.items()}
-    passed = [(name.lower(), value) for name, value in raw if name.lower() in REQUEST_HEADERS]
-    passed = [(name, value) for name, value in passed if name not in fixed]
-    if api == "anthropic" and not any(name == b"anthropic-version" for name, _ in passed):
-        fixed.setdefault(b"anthropic-version", ANTHROPIC_VERSION)
-    return [*passed, *fixed.items()]
+class ProviderHeaders:
+    """The headers of calls to one deployment. own: the deployment's, which win over the caller's."""
+
+    def __init__(self, api: str, key: str, own: Mapping[str, str]) -> None:
+        fixed = {b"accept-encoding": b"identity"}  # the reply is read event by event
+        if key and api == "anthropic":
+            fixed[b"x-api-key"] = key.encode("ascii")
+        elif key:
+            fixed[b"authorization"] = b"Bearer " + key.encode("ascii")
+        fixed |= {name.lower().encode("ascii"): value.encode("ascii") for name, value in own.items()}
+        self._fixed = tuple(fixed.items())
+        self._passed = REQUEST_HEADERS - fixed.keys()
+        self._needs_version = api == "anthropic" and b"anthropic-version" not in fixed
+
+    def of_call(self, raw: Iterable[tuple[bytes, bytes]], content_type: str) -> list[tuple[bytes, bytes]]:
+        """The headers of one call. raw: the caller's as received."""
+        headers = [(lower, value) for name, value in raw if (lower := name.lower()) in self._passed]
+        if self._needs_version and not any(name == b"anthropic-version" for name, _ in headers):
+            headers.append((b"anthropic-version", ANTHROPIC_VERSION))
+        if content_type:
+            headers.append((b"content-type", content_type.encode("latin-1")))
+        headers.extend(self._fixed)
+        return headers
 
 
 def reply_headers(raw: Raw) -> CIMultiDict[str]:
@@ -55,7 +61,7 @@ def reply_headers(raw: Raw) -> CIMultiDict[str]:
 
 
 def retry_after_s(raw: Raw, now: datetime | None = None) -> float | None:
-    """Seconds that a provider asks to wait, at most a day: `retry-after-ms`, or Retry-After (RFC 9110 §10.2.3).
+    """Seconds that a provider asks to wait, at most an hour: `retry-after-ms`, or Retry-After (RFC 9110 §10.2.3).
 
     None when it says nothing, or nothing that can be read.
     """

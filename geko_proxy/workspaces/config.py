@@ -1,4 +1,4 @@
-"""What a workspace may use: models, a default model, MCP servers."""
+"""What a workspace may use: models, a default model, MCP servers; and which models stand in for others."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ TOPIC: Final = "workspace_config"
 
 MAX_ENTRIES: Final = 500
 MAX_LENGTH: Final = 256
+MAX_FALLBACKS: Final = 10
 NAME: Final = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
 
 GET: Final = """
-select models, default_model, mcp_servers, version
+select models, default_model, mcp_servers, version, fallback
 from workspace_config where tenant_id = $1 and workspace_id = $2"""
 
-# $6: the version that the writer has read; null to write over any.
+# $7: the version that the writer has read; null to write over any.
 PUT: Final = """
-insert into workspace_config as c (tenant_id, workspace_id, models, default_model, mcp_servers, version)
-select $1, $2, $3, $4, $5, 1 where coalesce($6, 0) = 0
+insert into workspace_config as c (tenant_id, workspace_id, models, default_model, mcp_servers, fallback, version)
+select $1, $2, $3, $4, $5, $6, 1 where coalesce($7, 0) = 0
     or exists (select from workspace_config where tenant_id = $1 and workspace_id = $2)
 on conflict (tenant_id, workspace_id) do update
 set models = excluded.models, default_model = excluded.default_model, mcp_servers = excluded.mcp_servers,
-    version = c.version + 1, updated_at = now()
-where $6::integer is null or c.version = $6
+    fallback = excluded.fallback, version = c.version + 1, updated_at = now()
+where $7::integer is null or c.version = $7
 returning version"""
 
 
@@ -55,6 +56,7 @@ class WorkspaceConfig:
 
     default_model: "Endpoint/model". version: 0 before the first write, then 1 more with each.
     key_models: the globs of the API key that is at work, never stored; what is allowed must match both lists.
+    fallback: "Endpoint/model", tried in this order when the model that was asked for can't answer.
     """
 
     models: tuple[str, ...] | None = None
@@ -62,6 +64,7 @@ class WorkspaceConfig:
     mcp_servers: tuple[str, ...] | None = None
     version: int = 0
     key_models: tuple[str, ...] | None = None
+    fallback: tuple[str, ...] = ()
 
     @classmethod
     def from_row(cls, row: Record) -> WorkspaceConfig:
@@ -72,6 +75,7 @@ class WorkspaceConfig:
             row["default_model"],
             None if servers is None else tuple(servers),
             row["version"],
+            fallback=tuple(row["fallback"]),
         )
 
     @property
@@ -130,7 +134,7 @@ class WorkspaceConfigStore:
         if problems := find_problems(config):
             raise InvalidConfig(problems)
         key = f"{tenant_id}/{workspace_id}"
-        values = (config.models, config.default_model, config.mcp_servers)
+        values = (config.models, config.default_model, config.mcp_servers, config.fallback)
         async with self._database.tenant(tenant_id) as scope:
             version = await scope.fetch_value(PUT, workspace_id, *values, expected_version)
             if version is None:
@@ -177,17 +181,36 @@ def find_problems(config: WorkspaceConfig) -> list[str]:
             problems.append(f'models[{index}]: must be "Endpoint/model", for example "openAI/*"')
     if config.default_model is not None:
         problems += default_model_problems(config, config.default_model)
-    return problems
+    return problems + fallback_problems(config)
 
 
 def default_model_problems(config: WorkspaceConfig, default: str) -> list[str]:
     """What is wrong with the default model."""
-    endpoint, slash, model = default.partition("/")
-    if not (endpoint and slash and model) or "*" in default or not is_name(default):
-        return ['default_model: must be one model, "Endpoint/model"']
+    problem = model_problem(config, default)
+    return [f"default_model: {problem}"] if problem else []
+
+
+def fallback_problems(config: WorkspaceConfig) -> list[str]:
+    """What is wrong with the models that stand in for others."""
+    if len(config.fallback) > MAX_FALLBACKS:
+        return [f"fallback: more than {MAX_FALLBACKS} entries"]
+    found = [(index, model_problem(config, model)) for index, model in enumerate(config.fallback)]
+    problems = [f"fallback[{index}]: {problem}" for index, problem in found if problem]
+    return problems + [
+        f"fallback[{index}]: is there twice"
+        for index, model in enumerate(config.fallback)
+        if model in config.fallback[:index]
+    ]
+
+
+def model_problem(config: WorkspaceConfig, name: str) -> str | None:
+    """What is wrong with the name of one model that is to be used."""
+    endpoint, slash, model = name.partition("/")
+    if not (endpoint and slash and model) or "*" in name or not is_name(name):
+        return 'must be one model, "Endpoint/model"'
     if not config.allows_model(endpoint, model):
-        return ["default_model: is not among the allowed models"]
-    return []
+        return "is not among the allowed models"
+    return None
 
 
 def list_problems(field: str, names: tuple[str, ...] | None) -> list[str]:

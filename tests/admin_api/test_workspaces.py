@@ -39,9 +39,15 @@ async def test_ones_own_workspaces(workspaces: Workspaces, office: Office, value
 async def test_a_config_is_changed_field_by_field(
     workspaces: Workspaces, office: Office, value: Value
 ) -> None:
-    open_config = {"models": None, "defaultModel": None, "mcpServers": None, "version": 0}
+    open_config: dict[str, object] = {"models": None, "defaultModel": None, "mcpServers": None}
+    open_config |= {"fallback": [], "version": 0}
     assert value(await workspaces.get_config(*office.call("viewer"))) == open_config
-    first = {"models": ["Mock/gpt-4o-mini"], "defaultModel": "Mock/gpt-4o-mini", "mcpServers": []}
+    first = {
+        "models": ["Mock/gpt-4o-mini"],
+        "defaultModel": "Mock/gpt-4o-mini",
+        "mcpServers": [],
+        "fallback": ["Mock/gpt-4o-mini"],
+    }
     stored = value(await workspaces.put_config(*office.call("admin", body=first)))
     assert stored == {**first, "version": 1}
     second = value(await workspaces.put_config(*office.call("admin", body={"mcpServers": ["files"]})))
@@ -64,6 +70,8 @@ async def test_a_config_that_was_changed_meanwhile(workspaces: Workspaces, offic
         ({"mcpServers": ["a\x00"]}, {"mcpServers[0]"}),
         ({"models": "Mock/a", "mcp_servers": []}, {"models", "mcp_servers"}),
         ({"version": -1}, {"version"}),
+        ({"fallback": None}, {"fallback"}),
+        ({"models": ["Mock/a"], "fallback": ["Mock/a", "Mock/b", "Mock/*"]}, {"fallback[1]", "fallback[2]"}),
     ],
 )
 async def test_a_bad_config(

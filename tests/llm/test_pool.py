@@ -13,7 +13,7 @@ from aiohttp import web
 from geko_proxy.config.llm_settings import DeploymentSettings
 from geko_proxy.errors import Refused
 from geko_proxy.llm.pool import ProviderPool
-from tests.llm.provider import Provider, Reply, Time, ask, pool_of, provider_settings, serving
+from tests.llm.provider import Provider, Reply, Seen, Time, ask, pool_of, provider_settings, serving
 
 # A port on which nobody listens: connecting is refused at once.
 NOBODY = DeploymentSettings(base_url="http://127.0.0.1:1/v1", name="nobody")
@@ -190,3 +190,74 @@ async def test_a_caller_that_leaves_a_probe_lets_the_next_one_try(stack: AsyncEx
         await probe
     await asyncio.wait_for(provider.left.wait(), 10)  # its connection is closed
     assert (await ask(pool, "Mock/m")).reply.status == 200
+
+
+async def test_a_deployment_whose_key_is_wrong_is_passed_over(stack: AsyncExitStack, time: Time) -> None:
+    wrong, right = [await stack.enter_async_context(serving(*replies)) for replies in ([401] * 9, [500, 500])]
+    pool = pool_of(
+        provider_settings("Mock", wrong.deployment(), right.deployment()),
+        time=time,
+        chance=0.0,
+        breaker_failures=3,
+    )
+    stack.push_async_callback(pool.close)
+    answer = await ask(pool, "Mock/m")
+    assert (answer.deployment, answer.attempts) == (right.deployment().name, 4)
+    assert len(wrong.seen) == 1  # though the right one failed twice
+    for _ in range(4):
+        await ask(pool, "Mock/m")
+    assert len(wrong.seen) == 3  # its circuit is open
+
+
+async def test_a_reply_is_passed_on_as_it_comes_and_ends_when_it_is_given_up(
+    stack: AsyncExitStack, time: Time
+) -> None:
+    async def stream(seen: Seen) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(seen.request)
+        await response.write(b"data: 1\n\n")
+        return await provider.hang(seen)
+
+    provider, pool = await one(stack, time, stream)
+    answer = await ask(pool, "Mock/m")
+    assert await answer.reply.read_chunk() == b"data: 1\n\n"
+    assert 'in_flight{deployment="' + provider.deployment().name in pool.metrics.render().decode()
+    answer.reply.close()
+    await asyncio.wait_for(provider.left.wait(), 10)
+
+
+async def test_other_paths_and_bodies_go_through_unchanged(stack: AsyncExitStack, time: Time) -> None:
+    provider, pool = await one(stack, time)
+    form = b"--x\r\nContent-Disposition: form-data; name=model\r\n\r\nwhisper\r\n--x--\r\n"
+    answer = await pool.send(
+        [("Mock", "whisper")],
+        "/audio/transcriptions",
+        lambda _: form,
+        (),
+        content_type="multipart/form-data; boundary=x",
+        streams=False,
+    )
+    assert answer.reply.status == 200
+    (seen,) = provider.seen
+    assert (seen.request.path, seen.body) == ("/v1/audio/transcriptions", form)
+    assert seen.request.headers["content-type"] == "multipart/form-data; boundary=x"
+
+
+async def test_what_nobody_serves(stack: AsyncExitStack, time: Time) -> None:
+    provider = await stack.enter_async_context(serving())
+    pool = pool_of(
+        provider_settings("Listed", provider.deployment(), models=("a",)),
+        provider_settings("Mapped", provider.deployment(models={"a": "b"})),
+        time=time,
+    )
+    stack.push_async_callback(pool.close)
+    for target, code in (
+        ("Listed/b", "model_not_found"),
+        ("Mapped/b", "model_not_found"),
+        ("Other/a", "provider_not_found"),
+    ):
+        with pytest.raises(Refused) as found:
+            await ask(pool, target)
+        assert (found.value.status, found.value.code) == (404, code)
+    assert provider.seen == []
+    assert (await ask(pool, "Listed/b", "Mapped/a")).model == "a"

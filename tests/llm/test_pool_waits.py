@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from geko_proxy.errors import Refused
+from geko_proxy.llm.deployments import MAX_TRACKED
 from geko_proxy.llm.pool import ProviderPool
 from tests.llm.provider import Provider, Reply, Time, ask, pool_of, provider_settings, raw_server, serving
 
@@ -109,6 +110,27 @@ async def test_only_so_many_wait(stack: AsyncExitStack, time: Time) -> None:
     go_on.set()
     assert (await waiting[1]).provider == "Mock"
     assert 'queue_length{provider="Mock"} 0.0' in pool.metrics.render().decode()
+
+
+async def test_rests_of_models_that_callers_make_up_are_forgotten(stack: AsyncExitStack, time: Time) -> None:
+    replies = [limited(Retry_After="60") for _ in range(MAX_TRACKED + 1)]
+    mock, _, pool = await two(stack, time, *replies)
+    for number in range(MAX_TRACKED + 1):
+        with pytest.raises(Refused):
+            await ask(pool, f"Mock/{number}")
+    assert (await ask(pool, "Mock/0")).provider == "Mock"  # the oldest is asked again, nothing else
+    with pytest.raises(Refused):
+        await ask(pool, f"Mock/{MAX_TRACKED}")
+    assert len(mock.seen) == MAX_TRACKED + 2
+
+
+async def test_a_provider_without_any_patience_is_not_flooded(stack: AsyncExitStack, time: Time) -> None:
+    replies = [limited(retry_after_ms="0") for _ in range(1000)]
+    mock, _, pool = await two(stack, time, *replies, chance=0.0, queue_timeout_ms=60_000)
+    with pytest.raises(Refused) as found:
+        await ask(pool, "Mock/m")
+    assert (found.value.status, len(mock.seen)) == (429, 20)
+    assert min(time.slept) >= 0.1
 
 
 async def test_an_empty_account_is_not_waited_for(stack: AsyncExitStack, time: Time) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from geko_proxy.llm.provider_headers import (
     MAX_RETRY_AFTER_S,
     REQUEST_HEADERS,
-    provider_headers,
+    ProviderHeaders,
     reply_headers,
     retry_after_s,
 )
@@ -33,7 +33,7 @@ NAMES = st.sampled_from(
 
 @given(st.sampled_from(["openai", "anthropic"]), st.lists(st.tuples(NAMES, st.just(b"theirs"))))
 def test_the_caller_s_own_go_on_only_by_the_list(api: str, raw: list[tuple[bytes, bytes]]) -> None:
-    sent = provider_headers(api, "sk-ours", {"user-agent": "ours"}, raw, "application/json")
+    sent = ProviderHeaders(api, "sk-ours", {"user-agent": "ours"}).of_call(raw, "application/json")
     assert {name for name, value in sent if value == b"theirs"} <= REQUEST_HEADERS - {b"user-agent"}
     own = {name: value for name, value in sent if value != b"theirs"}
     assert own[b"user-agent"] == b"ours"
@@ -46,11 +46,11 @@ def test_the_caller_s_own_go_on_only_by_the_list(api: str, raw: list[tuple[bytes
 
 def test_the_caller_s_version_of_the_api_counts_unless_the_settings_name_one() -> None:
     raw = [(b"Anthropic-Version", b"2024-01-01")]
-    assert (b"anthropic-version", b"2024-01-01") in provider_headers("anthropic", "k", {}, raw, "")
+    assert (b"anthropic-version", b"2024-01-01") in ProviderHeaders("anthropic", "k", {}).of_call(raw, "")
     own = {"anthropic-version": "2025-01-01"}
-    sent = provider_headers("anthropic", "k", own, raw, "")
+    sent = ProviderHeaders("anthropic", "k", own).of_call(raw, "")
     assert [value for name, value in sent if name == b"anthropic-version"] == [b"2025-01-01"]
-    assert provider_headers("openai", "", {}, (), "") == [(b"accept-encoding", b"identity")]
+    assert ProviderHeaders("openai", "", {}).of_call((), "") == [(b"accept-encoding", b"identity")]
 
 
 def test_replies_lose_what_is_geko_s_own() -> None:

@@ -71,6 +71,9 @@ def test_mcp_servers_are_names() -> None:
         (WorkspaceConfig(default_model="gpt-4o"), ["default_model"]),
         (WorkspaceConfig(default_model="a/*"), ["default_model"]),
         (WorkspaceConfig(models=("a/*",), default_model="b/c"), ["default_model"]),
+        (WorkspaceConfig(fallback=("a/b", "b", "a/*", "a/b")), ["fallback[1]", "fallback[2]", "fallback[3]"]),
+        (WorkspaceConfig(models=("a/*",), fallback=("a/x", "b/x")), ["fallback[1]"]),
+        (WorkspaceConfig(fallback=tuple(f"a/{number}" for number in range(11))), ["fallback"]),
         (WorkspaceConfig(models=("x",), default_model="y", mcp_servers=("",)), None),
     ],
 )
@@ -88,10 +91,12 @@ async def test_all_problems_are_told(
 async def test_is_stored_with_versions(database: Database, account: Account) -> None:
     store = WorkspaceConfigStore(database)
     place = (account.tenant_id, account.workspace_id)
-    config = WorkspaceConfig(("Mock/*",), "Mock/gpt-4o", ("files",))
+    fallback = ("Mock/gpt-4o-mini", "Mock/gpt-4")
+    config = WorkspaceConfig(("Mock/*",), "Mock/gpt-4o", ("files",), fallback=fallback)
     first = await store.put(*place, config, expected_version=0)
     assert first.version == 1
     assert await store.get(*place) == first
+    assert first.fallback == fallback
     with pytest.raises(VersionConflict):
         await store.put(*place, config, expected_version=0)
     with pytest.raises(VersionConflict):
