@@ -100,6 +100,8 @@ from geko_proxy.workspaces.workspaces import WorkspaceStore
 
 log = logging.getLogger("geko.app")
 
+MAX_CALL_BYTES = 64 * 1024 * 1024  # of a model call, which may hold pictures
+
 
 class App(NamedTuple):
     """What listens: the public proxy, and the LLM side if there is one."""
@@ -160,7 +162,7 @@ async def _open_gateway(services: Services, chain: Chain, stack: AsyncExitStack)
     await pool.open()
     stack.push_async_callback(pool.close)
     gateway = Gateway(
-        door=Door(LlmClassifier(), replace(settings.server, max_json_bytes=settings.llm.max_body_bytes)),
+        door=Door(LlmClassifier(), replace(settings.server, max_json_bytes=MAX_CALL_BYTES)),
         chain=chain,
         attribution=Attribution(services.database, services.calls, settings.llm.unknown_accounts),
         pool=pool,

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import time
+from typing import Protocol
 
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -16,13 +17,23 @@ from geko_proxy.config import ServerSettings
 from geko_proxy.errors import Refused
 from geko_proxy.exchange import Exchange, Request, Route
 from geko_proxy.headers import is_same_origin
-from geko_proxy.librechat import Classifier
+from geko_proxy.librechat import Rule
 from geko_proxy.peers.hop import Hop
-from geko_proxy.routing import BadPath, normalise_path
+from geko_proxy.routing import BadPath, Match, normalise_path
 from geko_proxy.workspaces.hosts import compile_pattern
 
 MAX_PUBLIC_BODY_BYTES = 16 * 1024  # of requests that need no sign-in
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+
+
+class Classifier(Protocol):
+    """A listener's route table."""
+
+    def classify(self, method: str, path: str) -> Match[Rule]:
+        """The rule for a normalised path; a rule is always found."""
+
+    def methods(self, path: str) -> set[str]:
+        """The methods that are served under a path."""
 
 
 class Door:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -84,22 +86,37 @@ def _stalled(request: web.BaseRequest) -> ClientLeft:
 
 async def _events(exchange: Exchange, reply: Reply, response: web.StreamResponse, hooks: EventHooks) -> None:
     parser = SseParser()
+    left: Iterator[SseEvent] = iter(())
     assert reply.source is not None
     try:
         while chunk := await reply.source.read_chunk():
             out = []
+            left = iter(parser.feed(chunk))
             try:
-                for event in parser.feed(chunk):
+                for event in left:
                     out.extend([each.raw for each in await hooks.run(event)])
             finally:
                 if out:
                     await response.write(b"".join(out))
     except EndStream as end:
+        await _give_up(reply, parser, left, hooks)
         await response.write(b"".join(event.raw for event in end.last))
     except (FilterError, UpstreamError, SseFormatError) as error:
         log.warning("%s: stream ended: %s", exchange.id, error)
         text = {"error": {"message": "The stream was ended by an error.", "code": "stream_failed"}}
         await response.write(SseEvent.message(text, "error").raw)
+    except (asyncio.CancelledError, ConnectionError):
+        await _give_up(reply, parser, left, hooks)
+        raise
+
+
+async def _give_up(reply: Reply, parser: SseParser, left: Iterator[SseEvent], hooks: EventHooks) -> None:
+    """Close the source at once; show the filters what has come already, and nobody gets: it was made all the same."""
+    data = reply.source.give_up() if isinstance(reply.source, UpstreamReply) else b""
+    with suppress(SseFormatError):
+        for event in (*left, *parser.feed(data)):
+            with suppress(EndStream, FilterError):
+                await hooks.run(event)
 
 
 async def send_events(

@@ -361,6 +361,13 @@ class UpstreamReply:
             parts.append(chunk)
         return b"".join(parts)
 
+    def give_up(self) -> bytes:
+        """Close before the end; returns what has come and was not read."""
+        data = b"".join(self._buffer)
+        self._buffer.clear()
+        self.close()
+        return data
+
     def close(self) -> None:
         """Give up what has not been read; a connection with an unread body is not used again."""
         if not self.complete:

@@ -72,7 +72,7 @@ class AgentsAnswer:
     def charges(self, turn: MeteredTurn) -> Sequence[Charge]:
         """As the meter says; what was counted of a cut answer but not passed on is left out."""
         charges = self.meter.finish(self.final)
-        return turn.within(charges) if turn.outcome is Outcome.CUT else charges
+        return turn.within(charges) if turn.outcome is Outcome.CUT and not turn.by_calls else charges
 
     def take(self, event: SseEvent) -> None:
         """Read the next event. Raises SseFormatError."""
@@ -97,7 +97,7 @@ class AgentsAnswer:
 
         async def count(event: SseEvent) -> None:
             self.take(event)
-            waiting = look() if not self._reader.over else None
+            waiting = look()  # also at the end: a call on the LLM side may have been cut
             try:
                 if waiting is not None:
                     await waiting

@@ -71,7 +71,6 @@ class CallAnswer:
         except EndStream as end:
             counted = Usage(self._need, max(0, self.meter.consumed - self._need))
             last = self._call.shape.closing(end.notice or "", end.code, counted)
-            await self.settle()
             raise EndStream(tuple(last), end.notice, end.code) from None
         return passed
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("geko.filters.quota")
 
 TRIES, PAUSE_S = 20, 0.5  # of a top-up while the database is away: the answer waits, and is not cut for that
-MAX_INLINE = 50_000  # characters; more are counted in a thread
+MAX_INLINE = 50_000  # characters, or bytes; more are counted in a thread
 NOTHING = Amount(0)
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 AWAY_TEXT = "The answer was ended because the quota can't be checked at the moment. Try again soon."
@@ -132,7 +132,10 @@ class QuotaFilter(Filter):
         """Tokens that the request adds to what its conversation holds already, estimated."""
         call = model_call_of(exchange)
         if call is not None:
-            return call.shape.prompt_tokens() + await self._count("\n".join(call.shape.prompt_texts()))
+            count = self.services.counter.count
+            if len(await exchange.request.read()) < MAX_INLINE:
+                return call.shape.prompt_tokens(count)
+            return await asyncio.to_thread(call.shape.prompt_tokens, count)
         body = await exchange.request.json()
         if exchange.route is Route.AGENTS_API:
             return await agents_quota.estimate(body, model, self._count)
@@ -241,6 +244,11 @@ class QuotaFilter(Filter):
         return count
 
     def _look_if_due(self, exchange: Exchange, turn: MeteredTurn) -> Awaitable[None] | None:
+        answer = answer_of(exchange)
+        if answer is not None and answer.final is not None:
+            is_news, turn.final = turn.final is None, answer.final
+            asks = is_news and self._has_llm_side and exchange.route is Route.AGENTS_API
+            return self._ask_calls(exchange, turn) if asks else None
         due = turn.meter.at_most > turn.look_at and turn.outcome is not Outcome.CUT
         return self._look(exchange, turn) if due else None
 

@@ -148,7 +148,7 @@ class Gateway:
         asked = (call.provider, call.shape.model)
         targets = [asked]
         config = exchange.config
-        for entry in config.fallback if config is not None else ():
+        for entry in getattr(config, "fallback", ()):
             provider, _, model = entry.partition("/")
             same_api = self._apis.get(provider) == self._apis[call.provider]
             if same_api and config is not None and config.allows_model(provider, model):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -80,7 +82,8 @@ async def test_the_books_hold_what_the_stream_said(
     raw = await streamed(provider, order, stream_options={"include_usage": True}, **more)
     said = "".join(each.get("content") or each.get("reasoning_content") or "" for each in deltas(raw))
     usage, entry = events(raw)[-1]["usage"], provider.books.calls[-1]
-    assert usage["completion_tokens"] == TokenCounter().count(said) + silent == entry.usage.completion
+    unseen = silent if limit is None else min(silent, limit)
+    assert usage["completion_tokens"] == TokenCounter().count(said) + unseen == entry.usage.completion
     assert usage["prompt_tokens"] == entry.usage.prompt
     assert usage["total_tokens"] == entry.usage.total
     assert raw.endswith(b"data: [DONE]\n\n")
@@ -213,6 +216,28 @@ async def test_messages_api(provider: MockProvider) -> None:
     assert [(e.user, e.usage.total) for e in provider.books.calls] == [("u2", 45)] * 2
 
 
+async def test_messages_api_with_tools(provider: MockProvider) -> None:
+    tools = [{"name": "search", "input_schema": SEARCH}]
+    asked = {"role": "user", "content": "find [[calls=2 tokens=4]]"}
+    body = {"model": "claude-sonnet-4", "max_tokens": 99, "messages": [asked], "tools": tools}
+    _, raw, _ = await post(provider, "messages", body)
+    (use,) = json.loads(raw)["content"]
+    assert (use["type"], use["name"], use["input"]) == (
+        "tool_use",
+        "search",
+        {"query": "the quick brown fox"},
+    )
+    prompts = []
+    for output in ("nothing", "nothing " * 9):
+        result = {"type": "tool_result", "tool_use_id": use["id"], "content": output}
+        thread = [asked, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+        _, raw, _ = await post(provider, "messages", {**body, "messages": thread})
+        reply = json.loads(raw)
+        assert (reply["stop_reason"], reply["content"][0]["text"]) == ("end_turn", "the quick brown fox")
+        prompts.append(reply["usage"]["input_tokens"])
+    assert prompts[1] - prompts[0] == count("nothing " * 9) - count("nothing")
+
+
 async def test_responses_api(provider: MockProvider) -> None:
     tools = [{"type": "function", "name": "search", "parameters": SEARCH}]
     body: dict[str, Any] = {
@@ -318,3 +343,24 @@ async def test_the_books_over_http(provider: MockProvider) -> None:
     assert shown["byUserAndModel"]["u1"]["gpt-4o-mini"]["calls"] == 1
     assert [each["usage"]["completionTokens"] for each in shown["calls"]] == [2, 3, 4]
     assert (after["total"]["calls"], "calls" in after) == (0, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_runs_as_a_process(number: signal.Signals) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "geko_proxy.demo.provider",
+        "--port",
+        "0",
+        "--models",
+        "a,b",
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    url = (await process.stdout.readline()).decode().removeprefix("listening on ").strip()
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/llm/Mock/v1/models") as reply:
+        listed = await reply.json()
+    process.send_signal(number)
+    assert await process.wait() == 0
+    assert [each["id"] for each in listed["data"]] == ["a", "b"]

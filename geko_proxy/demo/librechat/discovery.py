@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from aiohttp import web
 
 from geko_proxy.demo.librechat import recorded
 from geko_proxy.demo.librechat.express import Json, empty_reply, encode, json_reply, send, text_reply
+from geko_proxy.demo.librechat.llm.model_lists import listed_models
 from geko_proxy.demo.librechat.routes import Call, Guard, Route
 
-if TYPE_CHECKING:
-    from geko_proxy.demo.librechat.server import StandIn
-
 _RATES = {"context": 128_000, "prompt": 2.5, "completion": 10}
-
-
-def listed_models(lc: StandIn) -> dict[str, list[str]]:
-    """GET /api/models: default lists stand there whether or not their endpoints are shown."""
-    return recorded.DEFAULT_MODELS | {e.name: list(e.models) for e in lc.endpoints}
 
 
 async def config(call: Call) -> web.Response:
@@ -50,7 +41,7 @@ async def endpoints(call: Call) -> web.Response:
 
 async def models(call: Call) -> web.Response:
     """GET /api/models"""
-    return json_reply(listed_models(call.lc))
+    return json_reply(await listed_models(call.lc, call.user.id))
 
 
 async def token_config(call: Call) -> web.Response:

@@ -16,7 +16,7 @@ from aiohttp import web
 from geko_proxy.demo.librechat import accounts, discovery, faults, pages, sign_in
 from geko_proxy.demo.librechat.accounts import Account, Accounts
 from geko_proxy.demo.librechat.chat import balance, chats
-from geko_proxy.demo.librechat.chat.provider import Provider
+from geko_proxy.demo.librechat.chat.provider import ModelProvider, Provider
 from geko_proxy.demo.librechat.chat.streams import Jobs
 from geko_proxy.demo.librechat.chat.titles import Titles
 from geko_proxy.demo.librechat.express import (
@@ -33,9 +33,10 @@ from geko_proxy.demo.librechat.express import (
 from geko_proxy.demo.librechat.faults import CONTROL, Faults, Received
 from geko_proxy.demo.librechat.library import agents, conversations, files, keys, messages, shares, shelf
 from geko_proxy.demo.librechat.limits import Limiters, Violations, browser_wall
+from geko_proxy.demo.librechat.llm.client import LlmClient
 from geko_proxy.demo.librechat.remote import access, completions, responses
 from geko_proxy.demo.librechat.routes import Call, Guard, Route, Routes
-from geko_proxy.demo.librechat.settings import Settings
+from geko_proxy.demo.librechat.settings import Endpoint, Settings, llm_endpoints
 
 _log = logging.getLogger(__name__)
 _PARTS = (
@@ -70,12 +71,8 @@ class StandIn:
         self.accounts = Accounts(
             settings.jwt_secret, settings.jwt_refresh_secret, settings.session_s, settings.refresh_s
         )
-        self.provider = Provider(
-            settings.default_tokens,
-            settings.default_delay_ms,
-            settings.provider_retries,
-            settings.provider_retry_s,
-        )
+        self.provider: ModelProvider = LlmClient(settings) if settings.llm_url else _built_in(settings)
+        self.memories: dict[str, dict[str, str]] = {}
         self.jobs = Jobs(settings.error_job_s, settings.completed_job_s)
         self.conversations = conversations.Conversations()
         self.titles = Titles()
@@ -90,6 +87,10 @@ class StandIn:
         self.role_ids = {"USER": object_id(), "ADMIN": object_id()}
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
+
+    def endpoint(self, name: object) -> Endpoint | None:
+        """The endpoint of this name."""
+        return next((endpoint for endpoint in self.endpoints if endpoint.name == name), None)
 
     @property
     def url(self) -> str:
@@ -107,6 +108,8 @@ class StandIn:
 
     async def start(self) -> None:
         """Listen; port 0 becomes the port that was free."""
+        if isinstance(self.provider, LlmClient):
+            await self.provider.open()
         app = web.Application(client_max_size=2**30)
         app.router.add_route("*", "/{path:.*}", self._serve)
         app.on_response_prepare.append(finish_headers)
@@ -126,6 +129,8 @@ class StandIn:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
+        if isinstance(self.provider, LlmClient):
+            await self.provider.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run beside everything; ended by `stop`."""
@@ -155,6 +160,7 @@ class StandIn:
         for key in self.api_keys.of(account):
             self.api_keys.delete(account, key.id)
         self.shelves.pop(account.id, None)
+        self.memories.pop(account.id, None)
         self.accounts.remove(account)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
@@ -192,6 +198,15 @@ class StandIn:
         except Exception:  # noqa: BLE001  Express's last handler: whatever a body's wrong types led to
             _log.exception("%s %s", request.method, path)
             return text_reply("An unknown error occurred.", 500)
+
+
+def _built_in(settings: Settings) -> Provider:
+    return Provider(
+        settings.default_tokens,
+        settings.default_delay_ms,
+        settings.provider_retries,
+        settings.provider_retry_s,
+    )
 
 
 def _preflight(request: web.Request) -> web.Response:
@@ -250,6 +265,16 @@ async def run(lc: StandIn) -> None:
         await ended.wait()
 
 
+def _with_llm(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings from the arguments for real model calls."""
+    names = given.pop("endpoint") or ["Mock", "MockUsage"]
+    models = {kind: given.pop(f"{kind}_model") for kind in ("memory", "summary")}
+    if not given["llm_url"]:
+        return given
+    hidden = {kind: (f"{names[0]}{kind.title()}", model) for kind, model in models.items() if model}
+    return {**given, "endpoints": llm_endpoints(*names), **hidden}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """`python -m geko_proxy.demo.librechat`"""
     parser = argparse.ArgumentParser(prog="python -m geko_proxy.demo.librechat", description=__doc__)
@@ -259,6 +284,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--jwt-refresh-secret", required=True)
     parser.add_argument("--secure-image-links", action="store_true")
     parser.add_argument("--compression", action="store_true")
-    given = vars(parser.parse_args(arguments))
+    llm = parser.add_argument_group("real model calls")
+    llm.add_argument("--llm-url", default="", help="their base URL; empty: the built-in provider answers")
+    llm.add_argument("--llm-key", default="", help="the endpoints' apiKey")
+    llm.add_argument(
+        "--endpoint", action="append", help="an endpoint, named as its provider (default: Mock, MockUsage)"
+    )
+    llm.add_argument("--memory-model", default="", help="switches the memory agent on")
+    llm.add_argument("--summary-model", default="", help="makes summaries instead of the answering model")
+    given = _with_llm(vars(parser.parse_args(arguments)))
     host, port = given.pop("host"), given.pop("port")
     asyncio.run(run(StandIn(Settings(**given), host=host, port=port)))

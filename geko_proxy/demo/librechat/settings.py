@@ -12,6 +12,7 @@ class Endpoint:
     """One custom endpoint of librechat.yaml.
 
     `asks_usage` is `addParams.streamUsage` (contract §0.3): only then LibreChat asks the provider for token usage.
+    `title_endpoint` makes the titles instead. `provider` and `kind` (the header x-geko-kind) are for real calls.
     """
 
     name: str
@@ -19,10 +20,41 @@ class Endpoint:
     asks_usage: bool = False
     titles: bool = True
     title_model: str = "gpt-4o-mini"
+    title_endpoint: str = ""
+    provider: str = ""
+    kind: str = ""
+
+    @property
+    def path(self) -> str:
+        """Its provider's name in the URL of real model calls."""
+        return self.provider or self.name
 
 
 MOCK = Endpoint("Mock")
 MOCK_USAGE = Endpoint("MockUsage", asks_usage=True, titles=False)
+NO_MODELS = ("model-list-unavailable",)
+
+
+def llm_endpoints(*names: str) -> tuple[Endpoint, ...]:
+    """The endpoints of a librechat.yaml whose calls are real: each name, and one for each kind of hidden work.
+
+    Names that end in Usage ask for usage. What is listed here is the fallback for a model list that does not come.
+    """
+    shown = [
+        Endpoint(
+            name,
+            NO_MODELS,
+            asks_usage=name.endswith("Usage"),
+            titles=not name.endswith("Usage"),
+            title_endpoint=f"{names[0]}Title",
+        )
+        for name in names
+    ]
+    hidden = [
+        Endpoint(f"{names[0]}{kind.title()}", NO_MODELS, provider=names[0], kind=kind)
+        for kind in ("title", "memory", "summary")
+    ]
+    return (*shown, *hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +79,11 @@ class Settings:
     start_balance: credits of a new user; None switches LibreChat's balance off.
     remote_agents: `interface.remoteAgents.use`; without it nobody gets a key of the Agents API.
     compression: DISABLE_COMPRESSION=false; with it the Agents API's streams arrive in one lump (contract §6).
+    llm_url: where real model calls go, `{llm_url}/{provider}/v1/…`; empty: the built-in provider answers.
+    llm_key: `apiKey` of all endpoints. model_list_s: how long their model lists may take.
+    memory: the endpoint and model of the memory agent, which reads along with each turn of real calls; None: off.
+    summary: the endpoint and model of summaries; None: the answering model makes them.
+    memory_wait_s: how long the end of an answer waits for the memory agent.
     """
 
     jwt_secret: str
@@ -76,3 +113,9 @@ class Settings:
     default_delay_ms: float = 10.0
     provider_retries: int = 6
     provider_retry_s: float = 0.01
+    llm_url: str = ""
+    llm_key: str = ""
+    model_list_s: float = 5.0
+    memory: tuple[str, str] | None = None
+    memory_wait_s: float = 3.0
+    summary: tuple[str, str] | None = None

@@ -38,12 +38,14 @@ class Tool(NamedTuple):
     schema: Json
 
 
-class Said(NamedTuple):
-    """A message: texts, tokens of pictures, and how many of its parts are results of tools."""
+@dataclass(slots=True)
+class Said:
+    """A message: what it says, other texts of its prompt, tokens of pictures, and how many tools answer in it."""
 
     role: str
-    texts: list[str]
-    pictures: list[int]
+    texts: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    pictures: list[int] = field(default_factory=list)
     results: int = 0
 
 
@@ -80,7 +82,7 @@ class Asked:
         """The whole prompt; per_picture: instead of the providers' rules."""
         total = PER_PROMPT + self.tool_tokens
         for each in self.said:
-            total += PER_MESSAGE + count(each.role) + sum(map(count, each.texts))
+            total += PER_MESSAGE + count(each.role) + sum(map(count, each.texts + each.others))
             total += sum(each.pictures) if per_picture is None else per_picture * len(each.pictures)
         return total
 
@@ -189,48 +191,53 @@ def _is_function(tool: object) -> bool:
 
 
 def _json_tokens(tools: list[Json]) -> int:
-    return sum(count(msgspec.json.encode(tool).decode()) for tool in tools)
+    return count(msgspec.json.encode(tools).decode()) if tools else 0
 
 
 def _message(message: Json, model: str) -> Said:
-    role = str(message.get("role") or "")
-    texts, pictures, results = _content(message.get("content"), model)
-    for call in message.get("tool_calls") or []:
-        function = call.get("function") if isinstance(call, dict) else None
+    said = Said(str(message.get("role") or ""))
+    if isinstance(message.get("name"), str):
+        said.others.append(message["name"])
+    _read_content(message.get("content"), model, said)
+    for call in _parts(message.get("tool_calls")):
+        function = call.get("function")
         if isinstance(function, dict):
-            texts += [str(function.get("name") or ""), str(function.get("arguments") or "")]
-    return Said(role, texts, pictures, results + (role == "tool"))
+            said.others += [str(function.get("name") or ""), str(function.get("arguments") or "")]
+    said.results += said.role == "tool"
+    return said
 
 
 def _item(item: Json, model: str) -> Said:
     """An item of a Responses input: a message, a tool call or its output."""
     kind = item.get("type")
     if kind == "function_call":
-        return Said("assistant", [str(item.get("name") or ""), str(item.get("arguments") or "")], [])
+        asked = [str(item.get("name") or ""), str(item.get("arguments") or "")]
+        return Said("assistant", others=asked)
     if kind == "function_call_output":
-        return Said("tool", [str(item.get("output") or "")], [], 1)
+        return Said("tool", others=[str(item.get("output") or "")], results=1)
     return _message(item, model)
 
 
-def _content(content: object, model: str) -> tuple[list[str], list[int], int]:
+def _read_content(content: object, model: str, said: Said) -> None:
+    """A message's content, string or parts; what a tool answers is not said by the user."""
     if isinstance(content, str):
-        return [content] if content else [], [], 0
-    texts: list[str] = []
-    pictures: list[int] = []
-    results = 0
+        said.texts += [content] if content else []
+        return
     for part in _parts(content):
         kind = part.get("type")
         if kind in _PICTURES:
-            pictures.append(_picture(part, model))
+            said.pictures.append(_picture(part, model))
         elif kind == "tool_result":
-            inner = _content(part.get("content"), model)
-            results += 1
-            pictures += inner[1]
+            inner = Said("tool")
+            _read_content(part.get("content"), model, inner)
+            said.others += inner.texts + inner.others
+            said.pictures += inner.pictures
+            said.results += 1
         elif kind == "tool_use":
-            texts += [str(part.get("name") or ""), msgspec.json.encode(part.get("input") or {}).decode()]
+            given = part.get("input")
+            said.others += [str(part.get("name") or ""), msgspec.json.encode(given or {}).decode()]
         elif isinstance(part.get("text"), str):
-            texts.append(part["text"])
-    return texts, pictures, results
+            said.texts.append(part["text"])
 
 
 def _parts(content: object) -> Iterator[Json]:

@@ -84,7 +84,7 @@ async def _form(request: web.Request) -> Json:
 
 def _asked(api: str, body: Json, texts: list[str]) -> Asked:
     user = str(field_of(body, "user", str, ""))
-    return Asked(api, model_of(body), user, False, [Said("user", texts, [])])
+    return Asked(api, model_of(body), user, False, [Said("user", texts)])
 
 
 def _read_embeddings(body: Json) -> Asked:

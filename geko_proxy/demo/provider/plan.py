@@ -13,7 +13,7 @@ import msgspec
 
 from geko_proxy.demo.provider.asked import Asked, Tool, count
 from geko_proxy.demo.provider.books import Entry, Usage
-from geko_proxy.demo.provider.orders import Order, inherited
+from geko_proxy.demo.provider.orders import MAX_WORDS, Order, inherited
 
 # Each is one token of o200k_base, so that `tokens=200` is 200 by any count.
 WORDS: Final = (
@@ -42,10 +42,11 @@ class BrokeOff(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An answer: its pieces and what goes wrong."""
+    """An answer: its pieces, and what goes wrong. silent: thought tokens of the completion before the first piece."""
 
     order: Order
     pieces: list[Piece]
+    silent: int
     finish: Finish
     prompt: int
     delay_s: float
@@ -70,15 +71,16 @@ def plan(
     prompt = asked.prompt_tokens(order.image) if order.prompt is None else order.prompt
     delay_s = (default_ms if order.delay_ms is None else order.delay_ms) / 1000
     thoughts = [Piece("think", THOUGHT)] * order.reasoning
-    limit = None if asked.max_tokens is None else max(0, asked.max_tokens - order.silent)
+    limit = MAX_WORDS if asked.max_tokens is None else max(0, asked.max_tokens)
+    silent = min(order.silent, limit)
     tool = _tool(asked, order)
     finish: Finish = "stop" if tool is None else "tool_calls"
     said = thoughts + (
         _answer(asked, order, default_tokens) if tool is None else _tool_call(tool, words, order)
     )
-    if limit is not None and len(said) > limit:
-        said, finish = said[:limit], "length"
-    return Plan(order, said, finish, prompt, delay_s)
+    if len(said) > limit - silent or silent < order.silent:
+        said, finish = said[: limit - silent], "length"
+    return Plan(order, said, silent, finish, prompt, delay_s)
 
 
 def _tool(asked: Asked, order: Order) -> Tool | None:
@@ -147,7 +149,7 @@ async def make(found: Plan, entry: Entry) -> AsyncIterator[list[Piece]]:
     order = found.order
     entry.usage = found.usage(0, 0)
     await asyncio.sleep(order.first_ms / 1000)
-    completion = reasoning = order.silent
+    completion = reasoning = found.silent
     entry.usage = found.usage(completion, reasoning)
     at, total = 0, len(found.pieces)
     while at < total:

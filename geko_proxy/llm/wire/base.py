@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -13,6 +13,7 @@ from geko_proxy.errors import Refused
 from geko_proxy.sse import SseEvent
 
 MAX_MODEL_CHARS: Final = 200
+Count = Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,8 @@ class ModelCall(ABC):
         self.failed = False
 
     @abstractmethod
-    def prompt_texts(self) -> list[str]:
-        """The texts of the prompt, for an estimate of its tokens."""
-
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt beside its texts: pictures, and what is given as tokens."""
-        return 0
+    def prompt_tokens(self, count: Count) -> int:
+        """An estimate of the prompt's tokens; count: of a text."""
 
     def body_for(self, model: str) -> bytes:
         """The request for a provider, which calls the model so."""

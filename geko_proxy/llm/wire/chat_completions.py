@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from geko_proxy.llm.wire.base import ModelCall, Read, Usage, invalid
-from geko_proxy.metering.prompt_estimate import agents_api_prompt
+from geko_proxy.llm.wire.base import Count, ModelCall, Read, Usage, invalid
+from geko_proxy.llm.wire.prompts import messages_tokens
 from geko_proxy.metering.usage_events import dicts_in, tokens_of
 from geko_proxy.sse import SseEvent
 
@@ -37,12 +37,9 @@ class ChatCompletions(ModelCall):
         self._asked = self._options.get("include_usage") is True
         self._head: dict[str, Any] = {}
 
-    def prompt_texts(self) -> list[str]:
-        return agents_api_prompt(self._body, self.model)[0]
-
-    def prompt_tokens(self) -> int:
-        messages = len(self._body["messages"])
-        return agents_api_prompt(self._body, self.model)[1] + MESSAGE_TOKENS * (messages + 1)
+    def prompt_tokens(self, count: Count) -> int:
+        """By OpenAI's rule (Cookbook, "How to count tokens with tiktoken"); tools as their JSON."""
+        return messages_tokens(self._body, self.model, count)
 
     def body_for(self, model: str) -> bytes:
         body = {**self._body, "model": model}

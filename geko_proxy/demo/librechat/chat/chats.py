@@ -6,17 +6,18 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from aiohttp import web
 
 from geko_proxy.demo.librechat.chat.runs import Run, Turn
 from geko_proxy.demo.librechat.chat.shapes import Speaker, sender_of
 from geko_proxy.demo.librechat.chat.streams import frame
-from geko_proxy.demo.librechat.discovery import listed_models
 from geko_proxy.demo.librechat.express import Json, error_text, json_reply
 from geko_proxy.demo.librechat.faults import CUT
 from geko_proxy.demo.librechat.library.agents import Agent
 from geko_proxy.demo.librechat.limits import denied, message_wall
+from geko_proxy.demo.librechat.llm.model_lists import configured_models, listed_models
 from geko_proxy.demo.librechat.routes import Call, Guard, Route
 from geko_proxy.demo.librechat.settings import Endpoint
 
@@ -39,7 +40,12 @@ async def start(call: Call) -> web.Response:
         return refusal
     given = call.body.get("conversationId")
     conversation_id = str(uuid.uuid4()) if given in (None, "", "new") else str(given)
-    call.lc.jobs.start(Run(call.lc, _turn(call, conversation_id)))
+    turn = Turn(call.user, conversation_id, call.body, [])
+    if call.lc.settings.llm_url:
+        turn.resolve = partial(_resolve_later, call, turn)
+    else:
+        _resolve(call, turn, configured_models(call.lc))
+    call.lc.jobs.start(Run(call.lc, turn))
     started = {"streamId": conversation_id, "conversationId": conversation_id, "status": "started"}
     return json_reply(started, headers=headers)
 
@@ -58,7 +64,7 @@ def _refusal(call: Call) -> web.Response | None:
     given = body.get("conversationId")
     if given and call.lc.conversations.foreign(call.user.id, str(given)):
         return denied(call, {"type": "convo_access"})
-    known = {"agents", *listed_models(call.lc)}
+    known = {"agents", *configured_models(call.lc)}
     if not body.get("endpoint") or (body["endpoint"] not in known and not body.get("endpointType")):
         return error_text({"text": "Error parsing conversation"})
     return _placeholder_refusal(call)
@@ -77,37 +83,42 @@ def _is_persistent(agent_id: object) -> bool:
     return isinstance(agent_id, str) and agent_id.startswith("agent_")
 
 
-def _turn(call: Call, conversation_id: str) -> Turn:
-    turn = Turn(call.user, conversation_id, call.body, [])
-    spoken = _speaker(call, call.body, None)
+async def _resolve_later(call: Call, turn: Turn) -> None:
+    """After the POST's reply: model lists are fetched for each chat (contract §4.2)."""
+    _resolve(call, turn, await listed_models(call.lc, call.user.id))
+
+
+def _resolve(call: Call, turn: Turn, models: dict[str, list[str]]) -> None:
+    turn.models = models
+    spoken = _speaker(call, call.body, None, models)
     if isinstance(spoken, str):
         turn.problem = spoken
-        return turn
+        return
     turn.speakers.append(spoken)
     added = call.body.get("addedConvo")
     if isinstance(added, dict):
-        second = _speaker(call, added, 1)
+        second = _speaker(call, added, 1, models)
         if not isinstance(second, str):  # a bad one is dropped silently (contract §4.2)
             first, endpoint = (
                 spoken  # both start the graph, so both carry agentId and groupId (MultiAgentGraph)
             )
             turn.speakers = [(replace(first, group_id=1), endpoint), second]
-    return turn
 
 
-def _speaker(call: Call, body: Json, group_id: int | None) -> tuple[Speaker, Endpoint] | str:
+def _speaker(
+    call: Call, body: Json, group_id: int | None, models: dict[str, list[str]]
+) -> tuple[Speaker, Endpoint] | str:
     """Who answers, or the error text of the stream (contract §4.1, §4.2)."""
     agent = _agent(call, body)
     endpoint = agent.provider if agent else body.get("endpoint")
     model = agent.model if agent else body.get("model")
     if not model:
         return f'{{ "type": "missing_model", "info": "{endpoint}" }}'
-    models = listed_models(call.lc)
     if endpoint not in models:
         return f'{{ "type": "endpoint_models_not_loaded", "info": "{endpoint}" }}'
     if model not in models[endpoint]:
         return f'{{ "type": "illegal_model_request", "info": "{endpoint}|{model}" }}'
-    known = next((e for e in call.lc.endpoints if e.name == endpoint), None)
+    known = call.lc.endpoint(endpoint)
     if known is None:
         return f"{endpoint} API Key not provided."
     if agent is not None:

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from geko_proxy.demo.librechat.express import Json
 
@@ -58,10 +58,20 @@ _TROUBLESHOOTING = {
 
 
 class Delta(NamedTuple):
-    """One piece of an answer."""
+    """One piece of an answer; the built-in provider only has text and thoughts. at: which of several tool calls."""
 
-    kind: Literal["text", "think"]
+    kind: Literal["text", "think", "tool", "arguments"]
     text: str
+    at: int = 0
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A tool that a model asks for; `args` is JSON as the model wrote it."""
+
+    id: str
+    name: str
+    args: str = ""
 
 
 class Usage(NamedTuple):
@@ -90,7 +100,7 @@ class ModelCall:
 
     model: str
     messages: list[Json]
-    purpose: Literal["chat", "title", "agents api", "subagent", "sequential", "summarization"]
+    purpose: Literal["chat", "title", "agents api", "subagent", "sequential", "summarization", "memory"]
     endpoint: str
     user_id: str
     conversation_id: str | None = None
@@ -98,6 +108,24 @@ class ModelCall:
     asks_usage: bool = False
     max_tokens: int | None = None
     usage: Usage | None = None
+    parent_id: str | None = None
+    tools: list[Json] = field(default_factory=list)
+    asked_tools: list[ToolCall] = field(default_factory=list)
+    answer_id: str = ""
+
+
+class ModelProvider(Protocol):
+    """Who answers model calls: the built-in provider, or `llm.client` over HTTP."""
+
+    log: deque[Json]
+
+    def stream(self, call: ModelCall) -> AsyncIterator[Delta]:
+        """Yield the answer. Raises ProviderError or ProviderDied."""
+        ...
+
+    async def complete(self, call: ModelCall) -> str:
+        """Answer in one piece. Raises like `stream`."""
+        ...
 
 
 @dataclass(slots=True)

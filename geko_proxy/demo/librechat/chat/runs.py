@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from geko_proxy.demo.librechat.accounts import Account
@@ -22,6 +23,8 @@ from geko_proxy.demo.librechat.chat.streams import Stream, frame
 from geko_proxy.demo.librechat.chat.titles import TitleCall
 from geko_proxy.demo.librechat.express import Json, encode, nanoid, now_iso
 from geko_proxy.demo.librechat.library.conversations import Conversation
+from geko_proxy.demo.librechat.llm.memory import remember
+from geko_proxy.demo.librechat.llm.turn import RealTurn
 from geko_proxy.demo.librechat.settings import Endpoint
 
 if TYPE_CHECKING:
@@ -32,13 +35,18 @@ _TITLE_GRACE_S = 0.02
 
 @dataclass(slots=True)
 class Turn:
-    """What a chat POST asks for, checked. `problem` is what the stream will say instead of an answer."""
+    """What a chat POST asks for, checked. `problem` is what the stream will say instead of an answer.
+
+    resolve: finds out who speaks, when that needs the lists of `models` that the account may call.
+    """
 
     user: Account
     conversation_id: str
     body: Json
     speakers: list[tuple[Speaker, Endpoint]]
     problem: str | None = None
+    models: dict[str, list[str]] = field(default_factory=dict)
+    resolve: Callable[[], Awaitable[None]] | None = None
 
     @property
     def answers_again(self) -> bool:
@@ -66,12 +74,15 @@ class Run:
         self._conversation: Conversation | None = None
         self._usages: list[tuple[str | None, Usage]] = []
         self._title: TitleCall | None = None
+        self._title_task: asyncio.Task[None] | None = None
         self._context: Json | None = None
         self._ended = False
 
     async def go(self) -> None:
         """Run to the end."""
         await asyncio.sleep(self.lc.settings.start_delay_s)
+        if self.turn.resolve is not None:
+            await self.turn.resolve()
         if self.turn.problem is not None:
             self._fail(self.turn.problem)
             return
@@ -82,6 +93,7 @@ class Run:
             self._fail(encode(broke).decode())
             return
         title = self._start_title(conversation)
+        memory = self._start_memory(messages)
         contexts = [
             shapes.context_usage(self.response_id, speaker, tokens, len(messages))
             for speaker, _ in self.turn.speakers
@@ -93,6 +105,8 @@ class Run:
         await asyncio.gather(*(self._speak(messages, *who, context) for who, context in speaking))
         if title is not None:
             await asyncio.wait({title}, timeout=_TITLE_GRACE_S)
+        if memory is not None:
+            await asyncio.wait({memory}, timeout=self.lc.settings.memory_wait_s)
         self._finish(conversation, tokens)
 
     def abort(self) -> None:
@@ -102,6 +116,8 @@ class Run:
         self.lc.jobs.finished(self.stream, frame(self._aborted_final()))
         if self.task is not None:
             self.task.cancel()
+        if self._title_task is not None and self.lc.settings.llm_url:
+            self._title_task.cancel()  # controllers/agents/request.js, titleAbortController
         if self._conversation is not None:
             self.lc.spawn(self._late_save())
 
@@ -178,20 +194,27 @@ class Run:
             user_id=self.user.id,
             conversation_id=self.conversation_id,
             message_id=self.response_id,
+            parent_id=str(self.question["messageId"]) if self.question else None,
             asks_usage=endpoint.asks_usage,
             max_tokens=self.turn.body.get("max_tokens"),
         )
 
     async def _speak(self, messages: list[Json], speaker: Speaker, endpoint: Endpoint, context: Json) -> None:
-        scene = Scene(self, speaker, endpoint, context)
         try:
-            prompts = await scene.play(thread_prompt(speaker, messages))
-            call = self.asked(speaker, endpoint, prompts)
-            await self._answer(speaker, call)
+            if self.lc.settings.llm_url:
+                await RealTurn(self, speaker, endpoint, context).play(messages)
+            else:
+                await self._play_scene(messages, speaker, endpoint, context)
         except (ProviderError, ProviderDied, ValueError) as error:
             text = f"An error occurred while processing the request: {error}"
             self.content.append({"type": "error", "error": text, **speaker.tags})
-            return
+
+    async def _play_scene(
+        self, messages: list[Json], speaker: Speaker, endpoint: Endpoint, context: Json
+    ) -> None:
+        scene = Scene(self, speaker, endpoint, context)
+        call = self.asked(speaker, endpoint, await scene.play(thread_prompt(speaker, messages)))
+        await self._answer(speaker, call)
         self.report(call, scene.vendor)
 
     async def _answer(self, speaker: Speaker, call: ModelCall) -> None:
@@ -201,12 +224,12 @@ class Run:
             thought = thought or piece.kind == "think"
             if step is None or piece.kind != kind:
                 kind = piece.kind
-                step = self._step(
-                    speaker, kind, f"{nanoid('msg_')}" if thought else f"chatcmpl-{uuid.uuid4().hex}"
-                )
-            self._add(step, piece)
+                message_id = nanoid("msg_") if thought else f"chatcmpl-{uuid.uuid4().hex}"
+                step = self.begin_part(speaker, kind, message_id)
+            self.add(step, piece)
 
-    def _step(self, speaker: Speaker, kind: str, message_id: str) -> Json:
+    def begin_part(self, speaker: Speaker, kind: str, message_id: str) -> Json:
+        """Begin a part of text or thought; returns its step."""
         step = shapes.run_step(self.response_id, speaker, len(self.content), message_id)
         return self.open_step(step, {"type": kind, kind: "", **speaker.tags})
 
@@ -222,7 +245,8 @@ class Run:
         self._context = context
         self.publish({"event": "on_context_usage", "data": context})
 
-    def _add(self, step: Json, piece: Delta) -> None:
+    def add(self, step: Json, piece: Delta) -> None:
+        """A piece of the part that the step began."""
         self.content[step["index"]][piece.kind] += piece.text
         self.publish(shapes.delta(step["id"], piece.kind, piece.text), also_replaced=True)
 
@@ -250,10 +274,16 @@ class Run:
         if not endpoint.titles or conversation.doc["isTemporary"] or len(conversation.messages) != 1:
             return None
         self._title = TitleCall(self.lc, self.user, endpoint, self.conversation_id)
-        return self.lc.spawn(self._make_title(conversation, self._title))
+        self._title_task = self.lc.spawn(self._make_title(conversation, self._title))
+        return self._title_task
+
+    def _start_memory(self, messages: list[Json]) -> asyncio.Task[None] | None:
+        settings = self.lc.settings
+        return self.lc.spawn(remember(self, messages)) if settings.llm_url and settings.memory else None
 
     async def _make_title(self, conversation: Conversation, title: TitleCall) -> None:
-        await title.make(str(self.question and self.question["text"]), self.response_id)
+        assert self.question is not None
+        await title.make(str(self.question["text"]), self.response_id, str(self.question["messageId"]))
         if title.event is not None:
             self.publish(title.event)
         if self._ended:

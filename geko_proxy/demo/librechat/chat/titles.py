@@ -54,16 +54,17 @@ class TitleCall:
         data = {"conversationId": self._conversation_id, "title": self.text}
         return None if self.text is None else {"event": "title", "data": data}
 
-    async def make(self, question: str, message_id: str) -> None:
+    async def make(self, question: str, message_id: str, parent_id: str) -> None:
         """Call the model; a failure leaves the conversation without a title."""
         call = ModelCall(
             model=self._endpoint.title_model,
             messages=title_prompt(question),
             purpose="title",
-            endpoint=self._endpoint.name,
+            endpoint=self._endpoint.title_endpoint or self._endpoint.name,
             user_id=self._account.id,
             conversation_id=self._conversation_id,
             message_id=message_id,
+            parent_id=parent_id,
         )
         try:
             self.text = await self._lc.provider.complete(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import zlib
 from collections.abc import AsyncIterator
 
@@ -56,7 +57,7 @@ def provider_failure(failed: Exception) -> web.Response:
 
 def model_call(call: Call, agent: Agent, messages: list[Json]) -> ModelCall:
     """The call of the agent's model; the caller's stream_options do not count (recorded)."""
-    endpoint = next((e for e in call.lc.endpoints if e.name == agent.provider), None)
+    endpoint = call.lc.endpoint(agent.provider)
     system = [{"role": "system", "content": agent.instructions}] if agent.instructions else []
     return ModelCall(
         model=agent.model,
@@ -64,7 +65,9 @@ def model_call(call: Call, agent: Agent, messages: list[Json]) -> ModelCall:
         purpose="agents api",
         endpoint=agent.provider,
         user_id=call.user.id,
-        conversation_id=call.body.get("conversation_id"),
+        conversation_id=call.body.get("conversation_id")
+        or call.body.get("previous_response_id")
+        or str(uuid.uuid4()),
         asks_usage=endpoint is not None and endpoint.asks_usage,
         max_tokens=call.body.get("max_tokens"),
     )

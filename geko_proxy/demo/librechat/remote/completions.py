@@ -11,7 +11,7 @@ from geko_proxy.demo.librechat.chat.provider import ModelCall, ProviderDied, Pro
 from geko_proxy.demo.librechat.express import Json, encode, json_reply, nanoid
 from geko_proxy.demo.librechat.library.agents import Agent
 from geko_proxy.demo.librechat.remote.access import agent_of, model_call, provider_failure, send_stream
-from geko_proxy.demo.librechat.remote.loops import Loop
+from geko_proxy.demo.librechat.remote.loops import Piece, loop_of
 from geko_proxy.demo.librechat.routes import Call, Guard, Route
 
 
@@ -55,6 +55,7 @@ async def chat(call: Call) -> web.StreamResponse:
         }
         return json_reply({"error": {**said, "param": None, "code": "invalid_request"}}, 400)
     asked = model_call(call, agent, messages)
+    asked.message_id = nanoid("chatcmpl-")
     if call.body.get("stream"):
         return await send_stream(call, _chunks(call, agent, asked))
     return await _completion(call, agent, asked)
@@ -63,11 +64,11 @@ async def chat(call: Call) -> web.StreamResponse:
 async def _completion(call: Call, agent: Agent, asked: ModelCall) -> web.Response:
     said = {"text": "", "think": ""}
     tools: list[Json] = []
-    loop = Loop(call.lc.provider, asked)
+    loop = loop_of(call, agent, asked)
     try:
         async for piece in loop.pieces():
             if piece.kind == "tool":
-                tools.append(_tool(piece.text))
+                tools.append(_tool(piece))
             elif piece.kind == "args":
                 tools[-1]["function"]["arguments"] += piece.text
             elif piece.kind != "output":
@@ -78,18 +79,20 @@ async def _completion(call: Call, agent: Agent, asked: ModelCall) -> web.Respons
     message: Json = {"role": "assistant", "content": text or None}
     message |= ({"reasoning": thought} if thought else {}) | ({"tool_calls": tools} if tools else {})
     choice = {"index": 0, "message": message, "finish_reason": "stop" if text or not tools else "tool_calls"}
-    return json_reply({**_base(agent, "chat.completion"), "choices": [choice], "usage": _usage(loop.usages)})
+    return json_reply(
+        {**_base(agent, asked, "chat.completion"), "choices": [choice], "usage": _usage(loop.usages)}
+    )
 
 
 async def _chunks(call: Call, agent: Agent, asked: ModelCall) -> AsyncIterator[bytes]:
-    base = _base(agent, "chat.completion.chunk")
+    base = _base(agent, asked, "chat.completion.chunk")
     yield _chunk(base, {"role": "assistant"})
-    loop, index = Loop(call.lc.provider, asked), -1
+    loop, index = loop_of(call, agent, asked), -1
     try:
         async for piece in loop.pieces():
             if piece.kind == "tool":
                 index += 1
-                yield _chunk(base, {"tool_calls": [{"index": index, **_tool(piece.text)}]})
+                yield _chunk(base, {"tool_calls": [{"index": index, **_tool(piece)}]})
             elif piece.kind == "args":
                 arguments = {"index": index, "function": {"arguments": piece.text}}
                 yield _chunk(base, {"tool_calls": [arguments]})
@@ -107,13 +110,13 @@ def _chunk(base: Json, delta: Json, finish: str | None = None, more: Json | None
     return b"data: %s\n\n" % encode({**base, "choices": [choice], **(more or {})})
 
 
-def _base(agent: Agent, kind: str) -> Json:
-    return {"id": nanoid("chatcmpl-"), "object": kind, "created": int(time.time()), "model": agent.id}
+def _base(agent: Agent, asked: ModelCall, kind: str) -> Json:
+    return {"id": asked.message_id, "object": kind, "created": int(time.time()), "model": agent.id}
 
 
-def _tool(call_id: str) -> Json:
+def _tool(piece: Piece) -> Json:
     """A tool call that begins."""
-    return {"id": call_id, "type": "function", "function": {"name": "search_mcp_everything", "arguments": ""}}
+    return {"id": piece.text, "type": "function", "function": {"name": piece.name, "arguments": ""}}
 
 
 def _usage(usages: list[Usage]) -> Json:

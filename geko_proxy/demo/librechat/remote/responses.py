@@ -12,7 +12,7 @@ from geko_proxy.demo.librechat.chat.provider import ProviderDied, ProviderError,
 from geko_proxy.demo.librechat.express import Json, encode, json_reply
 from geko_proxy.demo.librechat.remote.access import agent_of, model_call, provider_failure, send_stream
 from geko_proxy.demo.librechat.remote.completions import models
-from geko_proxy.demo.librechat.remote.loops import Loop, Piece
+from geko_proxy.demo.librechat.remote.loops import Piece, Pieces, loop_of
 from geko_proxy.demo.librechat.routes import Call, Guard, Route
 
 _FIXED: Json = {
@@ -47,7 +47,8 @@ async def create(call: Call) -> web.StreamResponse:
     if isinstance(agent, web.Response):
         return agent
     asked = model_call(call, agent, _messages(call.body.get("input")))
-    answer = _Answer(call.body, Loop(call.lc.provider, asked))
+    answer = _Answer(call.body, loop_of(call, agent, asked))
+    asked.message_id = answer.id
     if call.body.get("stream"):
         return await send_stream(call, _events(call, answer))
     try:
@@ -82,7 +83,7 @@ def _messages(given: object) -> list[Json]:
 class _Answer:
     """A response object as it grows."""
 
-    def __init__(self, body: Json, loop: Loop) -> None:
+    def __init__(self, body: Json, loop: Pieces) -> None:
         self.body, self.loop, self.text = body, loop, ""
         self.tools: list[Json] = []
         self.id = f"resp_{secrets.token_hex(7)}"
@@ -93,9 +94,7 @@ class _Answer:
         """Take a piece of any call."""
         if piece.kind == "tool":
             item = {"type": "function_call", "id": f"fc_{secrets.token_hex(4)}", "call_id": piece.text}
-            self.tools.append(
-                {**item, "name": "search_mcp_everything", "arguments": "", "status": "completed"}
-            )
+            self.tools.append({**item, "name": piece.name, "arguments": "", "status": "completed"})
         elif piece.kind == "args":
             self.tools[-1]["arguments"] += piece.text
         elif piece.kind == "output":
