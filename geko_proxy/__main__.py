@@ -15,6 +15,7 @@ import uvloop
 
 from geko_proxy import __version__, keys_command
 from geko_proxy.config import Settings, load_settings
+from geko_proxy.doctor import command as doctor
 from geko_proxy.errors import ConfigError, GekoError
 from geko_proxy.librechat_setup import command as librechat_config
 from geko_proxy.logs import set_up_logging
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text, description=text).set_defaults(run=run)
     keys_command.add_parser(commands)
     librechat_config.add_parser(commands)
+    doctor.add_parser(commands)
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from geko_proxy.config import Settings
 from geko_proxy.config.llm_settings import LlmProviderSettings
@@ -117,11 +117,20 @@ def _choice_problems(settings: Settings, option: str, choice: ModelChoice) -> It
 
 def _address_problems(settings: Settings, choices: Choices) -> Iterator[str]:
     if choices.gateway_url:
-        parts = urlsplit(choices.gateway_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        parts = _split(choices.gateway_url)
+        if parts is None or parts.query or parts.fragment or parts.username:
             yield "--gateway-url: expected a URL like http://geko:3003"
     elif settings.llm.host in EVERYWHERE or not settings.llm.port:
         yield "--gateway-url: needed, llm.host and llm.port do not say where LibreChat reaches GEKO"
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError for one that is no number or too large
+    except ValueError:
+        return None
+    return parts if parts.scheme in ("http", "https") and parts.hostname else None
 
 
 _OPTIONS: Final = {

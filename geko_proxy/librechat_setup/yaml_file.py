@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -131,7 +132,16 @@ def _endpoints(plan: Plan) -> dict[str, Any]:
             custom.append(_hidden(plan, by_name[choice.provider], kind))
     # Each of them only calls models of these endpoints, or MCP servers that GEKO allows (contract traps 9, 10).
     capabilities = ["artifacts", "chain", "context", "subagents", "tools"]
-    return {"agents": {"capabilities": capabilities}, "custom": custom}
+    allowed = [
+        _host_and_port(plan.gateway_url)
+    ]  # else LibreChat takes a private address for an attack (SSRF)
+    return {"allowedAddresses": allowed, "agents": {"capabilities": capabilities}, "custom": custom}
+
+
+def _host_and_port(url: str) -> str:
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
 def _endpoint(plan: Plan, provider: LlmProviderSettings) -> dict[str, Any]:

@@ -17,7 +17,7 @@ KINDS: Final = (TITLE, MEMORY, SUMMARY)
 
 def hidden_name(provider: str, kind: str) -> str:
     """The name in librechat.yaml of a provider's endpoint for one kind of hidden work."""
-    return f"{provider} ({kind})"
+    return f"{provider} {kind}"
 
 
 def hidden_names(providers: Iterable[str]) -> frozenset[str]:

@@ -37,7 +37,7 @@ def test_the_address_is_that_of_the_listener_or_the_one_given() -> None:
         (settings(provider("A"), port=0), Choices(), "--gateway-url: needed"),
         (settings(provider("A")), Choices(gateway_url="geko:3003"), "--gateway-url: expected"),
         (settings(provider("openAI")), Choices(), "openAI"),
-        (settings(provider("A"), provider("A (title)")), Choices(), "A (title)"),
+        (settings(provider("A"), provider("A title")), Choices(), "A title"),
         (settings(provider("A")), Choices(memory=ModelChoice("B", "m")), "--memory-model: there is no"),
         (settings(provider("A", models=("m",))), Choices(summary=ModelChoice("A", "n")), "no model 'n'"),
         (settings(), Choices(memory=ModelChoice("B", "m")), "--memory-model: needs"),

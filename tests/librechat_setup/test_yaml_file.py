@@ -33,32 +33,33 @@ def test_every_way_to_a_model_leads_through_geko() -> None:
     found = endpoints(document)
     assert sorted(found) == [
         "A",
-        "A (memory)",
-        "A (title)",
+        "A memory",
+        "A title",
         "B",
-        "B (summary)",
-        "B (title)",
+        "B summary",
+        "B title",
         "C",
-        "C (title)",
+        "C title",
     ]
     for name, each in found.items():
         assert each["apiKey"] == "${GEKO_LLM_KEY}"
         assert each["baseURL"].startswith(f"http://127.0.0.1:3003/llm/{name[0]}")
         assert HEADERS.items() <= each["headers"].items()
         assert each["models"] == {"default": [NO_MODEL], "fetch": len(name) == 1}
-    assert set(document["endpoints"]) == {"agents", "custom"}
+    assert set(document["endpoints"]) == {"agents", "allowedAddresses", "custom"}
+    assert document["endpoints"]["allowedAddresses"] == ["127.0.0.1:3003"]
 
 
 def test_hidden_work_is_told_apart() -> None:
     choices = Choices(memory=ModelChoice("A", "m"), summary=ModelChoice("A", "s"), title_model="t")
     document = written(provider("A"), choices=choices)
     found = endpoints(document)
-    assert found["A"]["titleEndpoint"] == "A (title)"
+    assert found["A"]["titleEndpoint"] == "A title"
     assert found["A"]["titleModel"] == "t"
-    assert document["memory"]["agent"] == {"enabled": True, "provider": "A (memory)", "model": "m"}
-    assert document["summarization"] == {"enabled": True, "provider": "A (summary)", "model": "s"}
+    assert document["memory"]["agent"] == {"enabled": True, "provider": "A memory", "model": "m"}
+    assert document["summarization"] == {"enabled": True, "provider": "A summary", "model": "s"}
     kinds = {name: each["headers"].get("x-geko-kind") for name, each in found.items()}
-    assert kinds == {"A": None, "A (title)": "title", "A (memory)": "memory", "A (summary)": "summary"}
+    assert kinds == {"A": None, "A title": "title", "A memory": "memory", "A summary": "summary"}
 
 
 def test_what_is_not_chosen_takes_the_model_of_the_chat_or_is_off() -> None:
@@ -66,7 +67,7 @@ def test_what_is_not_chosen_takes_the_model_of_the_chat_or_is_off() -> None:
     assert one["memory"] == {"disabled": True}
     assert one["interface"]["memories"] is False
     assert endpoints(one)["A"]["titleModel"] == "current_model"
-    assert one["summarization"] == {"enabled": True, "provider": "A (summary)"}
+    assert one["summarization"] == {"enabled": True, "provider": "A summary"}
     # the model of a chat with B can't be had from A
     assert "summarization" not in written(provider("A"), provider("B"))
 
