@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from geko_proxy.config import Settings
-from geko_proxy.doctor.examination import examine
+from geko_proxy.doctor.examination import ChatOrder, examine
 
 TEXT = "Check the LibreChat that runs behind GEKO, and GEKO's own side; say what to change."
 
@@ -23,13 +23,16 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="WORKSPACE",
         help="also chat once as the owner of this workspace, at its expense, and look where the calls went",
     )
-    parser.add_argument("--model", metavar="PROVIDER/MODEL", help="for --chat; default: the workspace's own")
+    parser.add_argument(
+        "--model", metavar="PROVIDER/MODEL", help="for --chat; default: the first one it sees"
+    )
     parser.set_defaults(command=run)
     return parser
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """Examine and report; 1 when something must be changed."""
-    report = asyncio.run(examine(settings))
+    chat = ChatOrder(arguments.chat, arguments.model or "") if arguments.chat else None
+    report = asyncio.run(examine(settings, chat))
     print(report.as_json() if arguments.json else report.as_text())
     return 1 if report.failed else 0

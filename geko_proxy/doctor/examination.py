@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from geko_proxy.config import Settings
-from geko_proxy.doctor import account_checks, front_checks, model_checks, own_checks
+from geko_proxy.doctor import account_checks, chat_check, front_checks, model_checks, own_checks
 from geko_proxy.doctor.findings import Finding, Level, Report, geko
 from geko_proxy.doctor.patient import Patient
 from geko_proxy.doctor.probe import Probe
-from geko_proxy.errors import UpstreamError
+from geko_proxy.errors import GekoError, UpstreamError
 from geko_proxy.librechat_client import LibreChatClient
 from geko_proxy.upstream import Upstream
 
@@ -42,8 +44,16 @@ UNKNOWN: Final = (
 )
 
 
-async def examine(settings: Settings) -> Report:
-    """Run every check that makes sense. Changes nothing in GEKO's database."""
+@dataclass(frozen=True, slots=True)
+class ChatOrder:
+    """A message to be sent. model: "Provider/model", empty: the first one of the workspace's."""
+
+    workspace_id: UUID
+    model: str = ""
+
+
+async def examine(settings: Settings, chat: ChatOrder | None = None) -> Report:
+    """Run every check that makes sense. Changes nothing in GEKO's database but by a chat."""
     report = Report()
     report.checked.append("settings")
     report.add(*own_checks.check_settings(settings))
@@ -55,14 +65,14 @@ async def examine(settings: Settings) -> Report:
     upstream = Upstream(settings.librechat.url)
     try:
         patient = Patient(settings, Probe(upstream), LibreChatClient(upstream))
-        await _examine_librechat(patient, report)
+        await _examine_librechat(patient, report, chat)
     finally:
         await upstream.close()
     report.unknown += UNKNOWN
     return report
 
 
-async def _examine_librechat(patient: Patient, report: Report) -> None:
+async def _examine_librechat(patient: Patient, report: Report, chat: ChatOrder | None) -> None:
     report.checked.append("librechat")
     if not await _is_there(patient, report):
         return
@@ -78,6 +88,17 @@ async def _examine_librechat(patient: Patient, report: Report) -> None:
         await _run(check, patient, report)
     if patient.settings.llm_providers:
         await _run(model_checks.check_models, patient, report)
+    if chat is None:
+        return
+    if patient.settings.llm_providers:
+        order = chat
+
+        def check_chat(each: Patient) -> AsyncIterator[Finding]:
+            return chat_check.check_chat(each, order.workspace_id, order.model)
+
+        await _run(check_chat, patient, report)
+    else:
+        report.unknown.append("where calls go: without [[llm_providers]] they don't pass GEKO")
 
 
 async def _is_there(patient: Patient, report: Report) -> bool:
@@ -109,7 +130,7 @@ async def _run(check: Check, patient: Patient, report: Report) -> None:
     try:
         async for finding in check(patient):
             report.add(finding)
-    except UpstreamError as error:
+    except GekoError as error:
         why = "what it looks at is not known"
         change = "look at LibreChat's log"
         report.add(Finding("check_failed", f"{name} could not be checked: {error}", why, change, Level.FAULT))
