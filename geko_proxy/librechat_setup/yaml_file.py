@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -132,10 +133,20 @@ def _endpoints(plan: Plan) -> dict[str, Any]:
             custom.append(_hidden(plan, by_name[choice.provider], kind))
     # Each of them only calls models of these endpoints, or MCP servers that GEKO allows (contract traps 9, 10).
     capabilities = ["artifacts", "chain", "context", "subagents", "tools"]
-    allowed = [
-        _host_and_port(plan.gateway_url)
-    ]  # else LibreChat takes a private address for an attack (SSRF)
-    return {"allowedAddresses": allowed, "agents": {"capabilities": capabilities}, "custom": custom}
+    # without the endpoints for hidden work: what an agent does through those would count as a title
+    agents = {"allowedProviders": [each.name for each in plan.providers], "capabilities": capabilities}
+    endpoints: dict[str, Any] = {"agents": agents, "custom": custom}
+    if not _is_public(plan.gateway_url):  # LibreChat refuses a file that lists a public one
+        # else LibreChat may take a private address for an attack (SSRF)
+        endpoints = {"allowedAddresses": [_host_and_port(plan.gateway_url)], **endpoints}
+    return endpoints
+
+
+def _is_public(url: str) -> bool:
+    try:
+        return ipaddress.ip_address(urlsplit(url).hostname or "").is_global
+    except ValueError:
+        return False
 
 
 def _host_and_port(url: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import aiohttp
 import pytest
 
 from geko_proxy.config import Settings
@@ -39,6 +40,7 @@ class Both:
 
     settings: Settings
     librechat: StandIn
+    address: str
 
 
 def llm_settings(settings: Settings, port: int, provider: str) -> Settings:
@@ -56,15 +58,15 @@ async def both(request: pytest.FixtureRequest, dsn: str, tmp_path: Path) -> Asyn
         settings = llm_settings(settings_for(lc.url, dsn), port, provider.url)
         server = replace(settings.server, host="127.0.0.1", port=0, home=tmp_path, peer_url="none")
         settings = replace(settings, server=server)
-        async with serving(settings):
-            yield Both(settings, lc)
+        async with serving(settings) as address:
+            yield Both(settings, lc, address)
 
 
 async def test_finds_nothing_and_sees_its_chat(both: Both, account: Account) -> None:
     report = await examine(both.settings, ChatOrder(account.workspace_id))
     assert report.findings == []
     assert "examination.chat" in report.checked
-    accounts = list(both.librechat.accounts._by_id)  # noqa: SLF001
+    accounts = list(both.librechat.accounts._by_id)
     assert len(accounts) == 3, "GEKO's own, the doctor's, and the owner's"
     assert not any(both.librechat.conversations.of(each) for each in accounts), "it cleans up"
 
@@ -123,3 +125,18 @@ HIDDEN = replace(SEEN, kind="title")
 )
 def test_what_was_seen_is_judged(answer: Answer, seen: list[SeenCall], codes: list[str]) -> None:
     assert [finding.code for finding in judged(answer, seen, PERSON)] == codes
+
+
+async def test_people_see_no_endpoint_for_hidden_work_and_can_not_chat_with_it(both: Both) -> None:
+    async with aiohttp.ClientSession(both.address) as client:
+        form = {"email": "a@example.org", "password": "river-owl-4711", "name": "A", "tenantName": "T"}
+        async with client.post("/v1/auth/register", json=form) as reply:
+            bearer = {"Authorization": f"Bearer {(await reply.json())['accessToken']}"}
+        async with client.get("/api/endpoints", headers=bearer) as reply:
+            assert set(await reply.json(content_type=None)) == {"agents", "Mock"}
+        message = {"message": "hello", "model": "Mock title/gpt-4o", "stream": False}
+        async with client.post("/v1/chat/send", json=message, headers=bearer) as reply:
+            assert reply.status == 403, await reply.text()
+        message["model"] = "Mock/gpt-4o"
+        async with client.post("/v1/chat/send", json=message, headers=bearer) as reply:
+            assert reply.status == 200, await reply.text()

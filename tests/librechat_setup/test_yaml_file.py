@@ -48,6 +48,7 @@ def test_every_way_to_a_model_leads_through_geko() -> None:
         assert each["models"] == {"default": [NO_MODEL], "fetch": len(name) == 1}
     assert set(document["endpoints"]) == {"agents", "allowedAddresses", "custom"}
     assert document["endpoints"]["allowedAddresses"] == ["127.0.0.1:3003"]
+    assert document["endpoints"]["agents"]["allowedProviders"] == ["A", "B", "C"]
 
 
 def test_hidden_work_is_told_apart() -> None:
@@ -113,3 +114,19 @@ def test_the_file_of_compose_is_the_one_that_would_be_made() -> None:
     given = load_settings(ROOT / "config/compose.toml", {"OPENAI_API_KEY": "x"})
     made = write_yaml(make_plan(given, Choices(gateway_url="http://geko:3003")))
     assert (ROOT / "config/librechat.yaml").read_text("utf-8") == made
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("http://geko:3003", ["geko:3003"]),
+        ("https://geko", ["geko:443"]),
+        ("http://[::1]:3003", ["[::1]:3003"]),
+        ("http://8.8.8.8:3003", None),
+    ],
+)
+def test_a_private_address_is_allowed_and_a_public_one_not_listed(
+    url: str, allowed: list[str] | None
+) -> None:
+    document = written(provider("A"), choices=Choices(gateway_url=url))
+    assert document["endpoints"].get("allowedAddresses") == allowed
