@@ -53,7 +53,8 @@ async def check_accounts(patient: Patient) -> AsyncIterator[Finding]:
 
 async def check_jwt_secret(patient: Patient) -> AsyncIterator[Finding]:
     """Whether LibreChat accepts what GEKO signs."""
-    if patient.settings.librechat.identity != "mint":
+    librechat = patient.settings.librechat
+    if librechat.identity != "mint" or not librechat.jwt_secret:  # a missing one is a fault of the settings
         return
     bearer = await patient.minted().bearer(patient.own_shadow())
     if (await patient.probe.ask("GET", "/api/user", bearer=bearer)).status != 200:

@@ -8,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from geko_proxy.config import Settings
+from geko_proxy.config.secrets import weakness
 from geko_proxy.doctor import account_checks, chat_check, front_checks, model_checks, own_checks
 from geko_proxy.doctor.findings import Finding, Level, Report, geko
 from geko_proxy.doctor.patient import Patient
@@ -78,27 +79,36 @@ async def _examine_librechat(patient: Patient, report: Report, chat: ChatOrder |
         return
     for check in FRONT:
         await _run(check, patient, report)
-    if any(finding.code in ("registration", "email_login") for finding in report.findings):
-        report.unknown.append("everything that only an account sees, until GEKO can make one")
-        return
-    await _run(SIGN_IN, patient, report)
-    if not patient.bearer:
+    if not await _signs_in(patient, report):
         return
     for check in INSIDE:
         await _run(check, patient, report)
     if patient.settings.llm_providers:
-        await _run(model_checks.check_models, patient, report)
+        await _examine_calls(patient, report, chat)
+    elif chat is not None:
+        report.unknown.append("where calls go: without [[llm_providers]] they don't pass GEKO")
+
+
+async def _signs_in(patient: Patient, report: Report) -> bool:
+    """Whether the doctor has an account now; says why not."""
+    if any(finding.code in ("registration", "email_login") for finding in report.findings):
+        report.unknown.append("everything that only an account sees, until GEKO can make one")
+    elif weakness(patient.settings.librechat.shadow_secret):  # anybody could guess the accounts' passwords
+        report.unknown.append("everything that only an account sees, until librechat.shadow_secret is strong")
+    else:
+        await _run(SIGN_IN, patient, report)
+    return bool(patient.bearer)
+
+
+async def _examine_calls(patient: Patient, report: Report, chat: ChatOrder | None) -> None:
+    await _run(model_checks.check_models, patient, report)
     if chat is None:
         return
-    if patient.settings.llm_providers:
-        order = chat
 
-        def check_chat(each: Patient) -> AsyncIterator[Finding]:
-            return chat_check.check_chat(each, order.workspace_id, order.model)
+    def check_chat(each: Patient) -> AsyncIterator[Finding]:
+        return chat_check.check_chat(each, chat.workspace_id, chat.model)
 
-        await _run(check_chat, patient, report)
-    else:
-        report.unknown.append("where calls go: without [[llm_providers]] they don't pass GEKO")
+    await _run(check_chat, patient, report)
 
 
 async def _is_there(patient: Patient, report: Report) -> bool:

@@ -139,7 +139,7 @@ async def check_images(patient: Patient) -> AsyncIterator[Finding]:
         yield Finding(
             "secure_images_off", "GEKO asks for pictures without a cookie", "none would be shown", change
         )
-    elif patient.settings.librechat.identity == "mint":
+    elif patient.settings.librechat.identity == "mint" and patient.settings.librechat.jwt_refresh_secret:
         cookie = await patient.minted().refresh_cookie(patient.own_shadow())
         seen = await patient.probe.ask("GET", path, cookie=f"refreshToken={cookie}")
         if seen.status in (401, 403):

@@ -100,6 +100,7 @@ async def test_finds_that_its_accounts_have_other_passwords(dsn: str) -> None:
     [
         ("librechat", {"secure_images": False}, "secure_images_off"),
         ("librechat", {"shadow_secret": ""}, "settings"),
+        ("librechat", {"jwt_secret": ""}, "settings"),
         ("server", {"public_url": "http://chat.example.org"}, "public_url"),
         ("redis", {"url": "redis://127.0.0.1:9"}, "redis"),
         ("database", {"url": ""}, "database"),
@@ -129,6 +130,15 @@ async def test_finds_filters_in_a_wrong_order(good: Settings, order: tuple[str, 
 
 async def test_finds_a_database_that_is_not_migrated(good: Settings, empty_dsn: str) -> None:
     assert await codes(changed(good, "database", url=empty_dsn)) == ["migrations"]
+
+
+async def test_makes_no_account_whose_password_can_be_guessed(dsn: str) -> None:
+    async with librechat() as lc:
+        weak = changed(settings_for(lc.url, dsn), "librechat", shadow_secret="change-me")
+        report = await examine(weak)
+        assert [finding.code for finding in report.findings] == ["settings"]
+        assert not lc.accounts._by_id
+        assert any("shadow_secret" in text for text in report.unknown)
 
 
 async def test_finds_that_librechat_is_away(good: Settings) -> None:
