@@ -170,6 +170,7 @@ async def _open_gateway(services: Services, chain: Chain, stack: AsyncExitStack)
         catalogue=Catalogue(pool),
         key=settings.llm.key,
         metrics=metrics.render,
+        access_log=settings.server.access_log,
     )
     stack.push_async_callback(gateway.drain)
     return gateway

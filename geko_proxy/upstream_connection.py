@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -136,7 +137,7 @@ class Connection(asyncio.Protocol):
 class UpstreamReply:
     """A reply from LibreChat: head, then a body to be read once (`read_chunk`) or given up (`close`).
 
-    tap: takes pieces of the body that come while `read_chunk` waits.
+    tap: takes pieces of the body that come while `read_chunk` waits. on_broken: called when the body breaks off.
     """
 
     __slots__ = (
@@ -157,6 +158,7 @@ class UpstreamReply:
         "head",
         "headers",
         "keep_alive",
+        "on_broken",
         "started",
         "status",
         "tap",
@@ -183,6 +185,7 @@ class UpstreamReply:
         self._timer: asyncio.TimerHandle | None = None
         self._tapped = False
         self.tap: Tap | None = None
+        self.on_broken: Callable[[], None] | None = None
 
     # called by httptools, in this order
 
@@ -280,6 +283,9 @@ class UpstreamReply:
         if not self.head.done():
             self.head.set_exception(error)
             self.head.exception()  # seen: nobody may be waiting
+        elif self.on_broken is not None:
+            self.on_broken()
+            self.on_broken = None
         self._let_go()
         self._wake()
 
@@ -371,4 +377,5 @@ class UpstreamReply:
     def close(self) -> None:
         """Give up what has not been read; a connection with an unread body is not used again."""
         if not self.complete:
+            self.on_broken = None
             self.fail(UpstreamUnreachable("the reply was given up"))

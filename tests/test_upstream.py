@@ -324,7 +324,9 @@ def test_any_split_of_a_chunked_reply_gives_the_same_body(body: bytes, cuts: lis
     asyncio.run(run())
 
 
-async def test_an_error_says_whether_the_request_may_have_been_taken() -> None:
+async def test_an_error_says_whether_the_request_may_have_been_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(OK)
@@ -341,6 +343,11 @@ async def test_an_error_says_whether_the_request_may_have_been_taken() -> None:
         with pytest.raises(UpstreamUnreachable) as idle:
             await upstream.request("POST", "/")
         assert not idle.value.sent
+        await (await upstream.request("POST", "/")).read(9)
+        monkeypatch.setattr("geko_proxy.upstream.STALE_S", 0)  # as if it had been at work for that long
+        with pytest.raises(UpstreamUnreachable) as busy:
+            await upstream.request("POST", "/")
+        assert busy.value.sent
     async with serving(hang_up) as (upstream, _):
         with pytest.raises(UpstreamUnreachable) as lost:
             await upstream.request("POST", "/")

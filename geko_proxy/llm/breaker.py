@@ -92,6 +92,11 @@ class Breaker:
         if given.probe or self._in_a_row >= self._options.failures or self._mostly_fails(now):
             self._open(now)
 
+    def broke_off(self, now: float) -> None:
+        """A call that was answered has failed after all; says nothing while the circuit is not closed."""
+        if self.state is State.CLOSED:
+            self.failed(Pass(self._epoch), now)
+
     def left(self, given: Pass) -> None:
         """The call ended without saying anything of the deployment: the caller left, or there was no room for it."""
         if given.probe and given.epoch == self._epoch:

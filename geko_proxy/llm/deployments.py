@@ -134,15 +134,18 @@ class Deployment:
         breaker.succeeded(given, now)
         return breaker.state
 
-    def failed(self, model: str, given: Pass, now: float) -> State:
-        """The call failed. Returns the state of the circuit."""
+    def failed(self, model: str, given: Pass | None, now: float) -> State:
+        """The call failed; given None: after it had been answered. Returns the state of the circuit."""
         breaker = self._breakers.get(model)
         if breaker is None:
             breaker = self._breakers[model] = Breaker(self._breaker_options)
             if len(self._breakers) > MAX_TRACKED:
                 self._breakers.popitem(last=False)
         self._breakers.move_to_end(model)
-        breaker.failed(given, now)
+        if given is None:
+            breaker.broke_off(now)
+        else:
+            breaker.failed(given, now)
         return breaker.state
 
     def left(self, model: str, given: Pass) -> State | None:

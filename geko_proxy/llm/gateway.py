@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 from urllib.parse import unquote
 
@@ -15,10 +16,10 @@ from multidict import CIMultiDict
 from geko_proxy import relay
 from geko_proxy.config.llm_settings import LlmProviderSettings
 from geko_proxy.door import Door
-from geko_proxy.errors import Refused, UpstreamError
+from geko_proxy.errors import EndStream, Refused, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.failures import refused_by
-from geko_proxy.filters.chain import Chain
+from geko_proxy.filters.chain import Chain, EventHooks
 from geko_proxy.llm.attribution import Attribution
 from geko_proxy.llm.call import LlmCall
 from geko_proxy.llm.catalogue import Catalogue
@@ -26,9 +27,12 @@ from geko_proxy.llm.pool import Answer, ProviderPool
 from geko_proxy.llm.provider_headers import reply_headers
 from geko_proxy.llm.routes import PATHS
 from geko_proxy.llm.wire import model_call
+from geko_proxy.llm.wire.base import ModelCall
 from geko_proxy.llm.wire.errors import refusal_body
+from geko_proxy.sse import SseEvent, SseFormatError, SseParser
 
 log = logging.getLogger("geko.llm")
+access = logging.getLogger("geko.access")
 
 # LibreChat's OpenAI library tries 408, 409, 429 and 5xx again, for two minutes; what a limit refuses stays refused.
 FINAL_STATUS: Final = 402
@@ -50,6 +54,7 @@ class Gateway:
         catalogue: Catalogue,
         key: str,
         metrics: Callable[[], bytes],
+        access_log: bool,
     ) -> None:
         self._door = door
         self._chain = chain
@@ -59,21 +64,31 @@ class Gateway:
         self._catalogue = catalogue
         self._key = key.encode()
         self._metrics = metrics
+        self._access_log = access_log
         self._finishing: set[asyncio.Task[None]] = set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One call from its head to the last byte of its reply."""
         exchange = self._door.open(request)
+        status = 499  # LibreChat left before there was a status
         try:
             self._check_key(exchange)
             reply = await self._answer(exchange)
+            status = reply.status
             hooks = self._chain.events(exchange) if reply.is_event_stream else None
+            call = exchange.state.get(LlmCall)
+            if call is not None and call.shape.is_collected and reply.is_event_stream:
+                reply, hooks = await in_one_piece(reply, call.shape, hooks), None
             return await relay.send(request, exchange, reply, hooks)
         except relay.ClientLeft:
             return web.Response(status=499)
         except Exception as error:  # noqa: BLE001  # the last place: whatever it is becomes a reply
-            return await relay.send(request, exchange, failure(exchange, error), None)
+            reply = failure(exchange, error)
+            status = reply.status
+            return await relay.send(request, exchange, reply, None)
         finally:
+            if self._access_log:
+                log_access(exchange, status)
             # also when LibreChat has left: what was used is charged all the same
             finishing = asyncio.create_task(self._chain.finish(exchange))
             self._finishing.add(finishing)
@@ -138,9 +153,10 @@ class Gateway:
             call.shape.body_for,
             caller_headers(exchange.request),
             content_type="application/json",
-            streams=call.shape.streams,
+            streams=call.shape.streams or call.shape.is_collected,
         )
         call.answered = (answer.provider, answer.model)
+        answer.reply.on_broken = lambda: self._pool.broke_off(answer)
         return reply_of(answer)
 
     def _targets(self, exchange: Exchange, call: LlmCall) -> Sequence[tuple[str, str]]:
@@ -148,12 +164,64 @@ class Gateway:
         asked = (call.provider, call.shape.model)
         targets = [asked]
         config = exchange.config
-        for entry in getattr(config, "fallback", ()):
+        for entry in config.fallback if config is not None else ():
             provider, _, model = entry.partition("/")
             same_api = self._apis.get(provider) == self._apis[call.provider]
             if same_api and config is not None and config.allows_model(provider, model):
                 targets.append((provider, model))
         return targets
+
+
+async def in_one_piece(reply: Reply, shape: ModelCall, hooks: EventHooks | None) -> Reply:
+    """Make the reply of a stream that was asked for in place of it. Raises UpstreamError when it breaks off."""
+    parser, source = SseParser(), reply.source
+    left: Iterator[SseEvent] = iter(())
+    assert source is not None
+    try:
+        while not shape.over and (chunk := await source.read_chunk()):
+            left = iter(parser.feed(chunk))
+            for event in left:
+                for each in await passed_on(event, shape, hooks):
+                    shape.collect(each)
+        if shape.failed or not shape.over:
+            raise UpstreamError("the provider's stream broke off, or told of an error")
+    except EndStream as end:
+        for event in end.last:
+            shape.collect(event)
+        await relay.give_up(reply, parser, left, hooks)
+    except SseFormatError as error:
+        raise UpstreamError(f"the provider's stream was not understood: {error}") from None
+    except asyncio.CancelledError:
+        await relay.give_up(reply, parser, left, hooks)
+        raise
+    finally:
+        reply.close()
+    return Reply.of_json(200, shape.collected(), {"Cache-Control": "no-store"})
+
+
+async def passed_on(event: SseEvent, shape: ModelCall, hooks: EventHooks | None) -> Sequence[SseEvent]:
+    """What the filters pass on; without any the shape is shown the event here. Raises EndStream."""
+    if hooks is not None:
+        return await hooks.run(event)
+    passed = shape.read(event).passed
+    return (event,) if passed is None else passed
+
+
+def log_access(exchange: Exchange, status: int) -> None:
+    """One line a call: what was asked and for whom, and who has answered."""
+    if access.isEnabledFor(logging.INFO):
+        call, user = exchange.state.get(LlmCall), exchange.user
+        access.info(
+            "%s llm %s %s %s %d %.1fms %s %s",
+            exchange.id,
+            call.origin.kind if call is not None else exchange.operation,
+            exchange.model or "-",
+            "/".join(call.answered) if call is not None and call.answered is not None else "-",
+            status,
+            (time.time() - exchange.started_at) * 1000,
+            user.workspace_id if user is not None else "-",
+            user.user_id if user is not None else "-",
+        )
 
 
 def caller_headers(request: Request) -> list[tuple[bytes, bytes]]:

@@ -27,7 +27,7 @@ class LlmMetrics:
         place = ["provider", "model", "deployment"]
         self._requests = Counter(
             "geko_llm_requests",
-            "Attempts by their outcome: HTTP status, or connect, timeout, lost, busy, invalid.",
+            "Attempts by their outcome: HTTP status, or connect, timeout, lost, busy, invalid, broke_off.",
             [*place, "status"],
             registry=self.registry,
         )

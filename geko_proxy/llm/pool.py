@@ -146,6 +146,18 @@ class ProviderPool:
             return answer
         raise first or Refused(404, "provider_not_found", "There is no such provider.")
 
+    def broke_off(self, answer: Answer) -> None:
+        """Say that a reply broke off or fell silent after its head (UpstreamError while its body was read).
+
+        Its head was counted as a success: a deployment all of whose replies break off fails half of the time, which
+        opens its circuit.
+        """
+        for deployment in self._providers[answer.provider].deployments:
+            if deployment.name == answer.deployment:
+                state = deployment.failed(answer.model, None, self._clock())
+                self.metrics.attempt(answer.provider, answer.model, answer.deployment, "broke_off")
+                self.metrics.breaker(answer.provider, answer.model, answer.deployment, state)
+
     def _note(self, answer: Answer, asked: Target, seconds: float) -> None:
         self.metrics.first_byte(answer.provider, answer.model, seconds)
         if (answer.provider, answer.model) != asked:
@@ -191,9 +203,8 @@ class ProviderPool:
         """Exponential back-off with full jitter, or as long as the provider asks if that is longer."""
         longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (tries.failures - 1))
         pause = max(self._chance() * longest, tries.wait_s)
-        if tries.refused is not None and (
-            now + pause > run.last_start or now + tries.wait_s > tries.queue_until
-        ):
+        too_long = tries.wait_s > tries.patience_s or now + pause > run.last_start
+        if tries.refused is not None and too_long:
             raise Exhausted(tries.refused)
         await self._sleep(pause)
 

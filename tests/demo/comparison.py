@@ -22,7 +22,7 @@ _VOLATILE = {
     "conversation alias": r"convo_[\w-]{21}",
     "response": r"resp_\w+",
     "response item": r"msg_\w+",
-    "share": r"(?=\w*[A-Z])(?=\S*\d)[\w-]{21}",
+    "share": r"(?=[\w-]*[A-Z])(?=\S*\d)[\w-]{21}",
     "token": r"<jwt>|eyJ[\w-]+\.[\w-]+\.[\w-]+",
     "key": r"<api-key>|sk-[0-9a-f]{64}",
     "key prefix": r"sk-[0-9a-f]{5}",

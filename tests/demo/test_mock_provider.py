@@ -131,6 +131,12 @@ async def test_an_answer_that_breaks_off_is_billed_so_far(
     assert (provider.books.calls[-1].outcome, provider.books.calls[-1].usage.completion) == (outcome, 4)
 
 
+async def test_a_whole_reply_that_never_came_is_not_billed(provider: MockProvider) -> None:
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await post(provider, "chat/completions", chat_body("hi [[tokens=9 die_after=4]]"))
+    assert (provider.books.calls[0].outcome, provider.books.total.shown()["totalTokens"]) == ("died", 0)
+
+
 async def test_failures_and_their_words(provider: MockProvider) -> None:
     text = "hi [[status=429 message=slow_down retry_after=7]]"
     status, raw, headers = await post(provider, "chat/completions", chat_body(text, stream=True))
@@ -364,3 +370,15 @@ async def test_it_runs_as_a_process(number: signal.Signals) -> None:
     process.send_signal(number)
     assert await process.wait() == 0
     assert [each["id"] for each in listed["data"]] == ["a", "b"]
+
+
+async def test_a_cut_is_the_same_each_time_when_the_words_end_there(provider: MockProvider) -> None:
+    for _ in range(2):
+        body = chat_body("hi [[tokens=99 delay_ms=1 hang_after=10]]", stream=True)
+        url, headers = f"{provider.url}/v1/chat/completions", {"Authorization": "Bearer k"}
+        async with aiohttp.ClientSession() as http, http.post(url, json=body, headers=headers) as reply:
+            await reply.content.readuntil(f'" {WORDS[9]}"'.encode())
+            reply.close()
+        while provider.books.running:
+            await asyncio.sleep(0.01)
+    assert [(each.outcome, each.usage.completion) for each in provider.books.calls] == [("left", 10)] * 2

@@ -193,6 +193,37 @@ async def test_a_stream_is_cut_where_the_quota_ends_and_ends_well_formed(
     assert refused.headers["x-should-retry"] == "false"
 
 
+async def test_a_reply_in_one_piece_is_cut_too(
+    side: LlmSide, alice: Person, provider: Running, e2e_dsn: str
+) -> None:
+    account = await account_of(alice)
+    whole = await side.call(alice, "gpt-4o", "[[tokens=40 cached=2]] go", user=account)
+    choice = whole.json["choices"][0]
+    assert (len(choice["message"]["content"].split()), choice["finish_reason"]) == (40, "stop")
+    assert whole.json["usage"]["completion_tokens"] == 40
+    assert whole.json["object"] == "chat.completion"
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    asked = await side.call(alice, "gpt-4o", "[[calls=2]] go", user=account, tools=[tool])
+    (called,) = asked.json["choices"][0]["message"]["tool_calls"]
+    assert called["function"]["name"] == "look"
+    assert called["id"]
+    (first, second) = await entries(e2e_dsn, alice)
+    await alice.set_quota(first["tokens"] + second["tokens"] + 250)
+    cut = await side.call(alice, "gpt-4o", "[[tokens=4000 delay_ms=5]] go", user=account, kind="title")
+    assert cut.status == 200
+    assert cut.json["choices"][0]["finish_reason"] == "length"
+    assert 100 < len(cut.json["choices"][0]["message"]["content"].split()) < 280
+    assert cut.json["usage"]["total_tokens"] >= 250
+    (*_, entry) = await settled(e2e_dsn, alice, 3)
+    async with asyncio.timeout(10):
+        while any(call["outcome"] == "running" for call in await served(provider, account)):
+            await asyncio.sleep(0.02)
+    calls = await served(provider, account)
+    assert [call["outcome"] for call in calls] == ["done", "done", "left"]
+    assert entry["kind"] == "title"
+    assert abs(entry["tokens"] - billed(calls[-1:])) <= 3
+
+
 async def test_a_caller_that_leaves_ends_the_call_and_pays_for_what_was_made(
     side: LlmSide, alice: Person, provider: Running, e2e_dsn: str
 ) -> None:

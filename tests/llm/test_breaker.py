@@ -59,6 +59,14 @@ class BreakerMachine(RuleBasedStateMachine):
         else:
             assert after is State.CLOSED
 
+    @rule()
+    def a_call_breaks_off_after_its_answer(self) -> None:
+        before = self.breaker.state
+        self.breaker.broke_off(self.now)
+        if before is not self.breaker.state:
+            assert (before, self.breaker.state) == (State.CLOSED, State.OPEN)
+            self.openings, self.opened_at = self.openings + 1, self.now
+
     @precondition(lambda self: self.probe is not None)
     @rule(how=st.sampled_from(["succeeded", "failed", "left"]))
     def the_probe_ends(self, how: str) -> None:
@@ -140,3 +148,21 @@ def test_the_cool_down_doubles_up_to_its_limit_and_begins_anew_after_a_success()
     for _ in range(3):
         call(breaker, now, works=False)
     assert breaker.wait_s(now) == 5.0
+
+
+def test_what_is_heard_of_calls_of_old_times_does_not_count() -> None:
+    breaker = Breaker(OPTIONS)
+    old = [breaker.enter(0.0) for _ in range(6)]
+    for _ in range(3):
+        call(breaker, 0.0, works=False)
+    call(breaker, 5.0, works=True)
+    for given in old[:5]:
+        assert given is not None
+        breaker.failed(given, 5.0)
+    assert breaker.admits(5.0)
+    for _ in range(2):
+        call(breaker, 5.0, works=False)
+    assert old[5] is not None
+    breaker.succeeded(old[5], 5.0)
+    call(breaker, 5.0, works=False)
+    assert not breaker.admits(5.0)

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from geko_proxy.config.llm_settings import DeploymentSettings
-from geko_proxy.errors import Refused
+from geko_proxy.errors import Refused, UpstreamError
 from geko_proxy.llm.pool import ProviderPool
 from tests.llm.provider import Provider, Reply, Seen, Time, ask, pool_of, provider_settings, serving
 
@@ -80,6 +80,17 @@ async def test_a_failure_is_tried_again_after_a_pause(stack: AsyncExitStack, tim
     answer = await ask(pool, "Mock/m")
     assert (answer.reply.status, answer.attempts, len(provider.seen)) == (200, 3, 3)
     assert time.slept == [0.25, 0.5]  # half of 0.5 and of 1 second: full jitter
+
+
+async def test_slow_failures_are_tried_again_too_also_without_a_queue(
+    stack: AsyncExitStack, time: Time
+) -> None:
+    async def slow(_: object) -> web.StreamResponse:
+        time.now += 20
+        return web.json_response({}, status=500)
+
+    _, pool = await one(stack, time, slow, slow, queue_timeout_ms=0)
+    assert (await ask(pool, "Mock/m")).attempts == 3
 
 
 async def test_when_every_attempt_fails_nothing_of_the_provider_s_text_is_told(
@@ -241,6 +252,40 @@ async def test_other_paths_and_bodies_go_through_unchanged(stack: AsyncExitStack
     (seen,) = provider.seen
     assert (seen.request.path, seen.body) == ("/v1/audio/transcriptions", form)
     assert seen.request.headers["content-type"] == "multipart/form-data; boundary=x"
+
+
+async def test_what_a_failed_attempt_has_not_read_is_let_go(stack: AsyncExitStack, time: Time) -> None:
+    large = web.Response(status=500, body=b"x" * 1_000_000)
+    _, pool = await one(stack, time, large, web.Response(status=429, body=b"x" * 1_000_000))
+    answer = await ask(pool, "Mock/m")
+    assert answer.attempts == 3
+    (deployment,) = pool._providers["Mock"].deployments
+    await answer.reply.read(1000)
+    assert deployment.in_use() == 0
+
+
+async def test_a_deployment_whose_replies_all_break_off_is_left_alone(
+    stack: AsyncExitStack, time: Time
+) -> None:
+    async def cut(seen: Seen) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(seen.request)
+        await response.write(b"data: 1\n\n")
+        assert seen.request.transport is not None
+        seen.request.transport.close()
+        return response
+
+    provider, pool = await one(stack, time, *[cut] * 100)
+    for _ in range(11):
+        answer = await ask(pool, "Mock/m")
+        with pytest.raises(UpstreamError):
+            await answer.reply.read(100)
+        pool.broke_off(answer)
+    with pytest.raises(Refused) as found:
+        await ask(pool, "Mock/m")
+    # 20 outcomes: a success and a failure of each call, but for the first success, which nothing had failed before
+    assert (found.value.status, len(provider.seen)) == (503, 11)
+    assert 'status="broke_off"} 11.0' in pool.metrics.render().decode()
 
 
 async def test_what_nobody_serves(stack: AsyncExitStack, time: Time) -> None:

@@ -161,6 +161,16 @@ async def test_no_attempt_begins_after_the_time_for_all(stack: AsyncExitStack, t
     assert (found.value.status, len(mock.seen), len(spare.seen)) == (502, 1, 0)
 
 
+async def test_a_pause_that_would_end_too_late_is_not_begun(stack: AsyncExitStack, time: Time) -> None:
+    async def slow(_: object) -> web.StreamResponse:
+        time.now += 59.9
+        return web.json_response({}, status=500)
+
+    _, _, pool = await two(stack, time, slow)
+    assert (await ask(pool, "Mock/m", "Spare/m")).provider == "Spare"
+    assert time.slept == []
+
+
 @pytest.mark.parametrize("streams", [True, False])
 async def test_a_call_that_may_be_billed_is_not_sent_again(
     stack: AsyncExitStack, time: Time, streams: bool

@@ -36,7 +36,7 @@ from geko_proxy.demo.librechat.limits import Limiters, Violations, browser_wall
 from geko_proxy.demo.librechat.llm.client import LlmClient
 from geko_proxy.demo.librechat.remote import access, completions, responses
 from geko_proxy.demo.librechat.routes import Call, Guard, Route, Routes
-from geko_proxy.demo.librechat.settings import Endpoint, Settings, llm_endpoints
+from geko_proxy.demo.librechat.settings import Endpoint, Settings, hidden_name, llm_endpoints
 
 _log = logging.getLogger(__name__)
 _PARTS = (
@@ -271,7 +271,7 @@ def _with_llm(given: dict[str, Any]) -> dict[str, Any]:
     models = {kind: given.pop(f"{kind}_model") for kind in ("memory", "summary")}
     if not given["llm_url"]:
         return given
-    hidden = {kind: (f"{names[0]}{kind.title()}", model) for kind, model in models.items() if model}
+    hidden = {kind: (hidden_name(names[0], kind), model) for kind, model in models.items() if model}
     return {**given, "endpoints": llm_endpoints(*names), **hidden}
 
 

@@ -13,7 +13,8 @@ class Endpoint:
     """One custom endpoint of librechat.yaml.
 
     `asks_usage` is `addParams.streamUsage` (contract §0.3): only then LibreChat asks the provider for token usage.
-    `title_endpoint` makes the titles instead. `provider` and `kind` (the header x-geko-kind) are for real calls.
+    `title_endpoint` makes the titles instead. `provider`, `kind` (the header x-geko-kind) and `fetches`
+    (`models.fetch`) are for real calls.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Endpoint:
     title_endpoint: str = ""
     provider: str = ""
     kind: str = ""
+    fetches: bool = False
 
     @property
     def path(self) -> str:
@@ -33,11 +35,16 @@ class Endpoint:
 
 MOCK = Endpoint("Mock")
 MOCK_USAGE = Endpoint("MockUsage", asks_usage=True, titles=False)
-NO_MODELS = ("model-list-unavailable",)
+NO_MODELS = ("unavailable",)
+
+
+def hidden_name(provider: str, kind: str) -> str:
+    """The endpoint for a kind of hidden work, named as `geko librechat-config` names it."""
+    return f"{provider} {kind}"
 
 
 def llm_endpoints(*names: str) -> tuple[Endpoint, ...]:
-    """The endpoints of a librechat.yaml whose calls are real: each name, and one for each kind of hidden work.
+    """The endpoints of a librechat.yaml whose calls are real: each name, and those for hidden work.
 
     Names that end in Usage ask for usage. What is listed here is the fallback for a model list that does not come.
     """
@@ -46,14 +53,15 @@ def llm_endpoints(*names: str) -> tuple[Endpoint, ...]:
             name,
             NO_MODELS,
             asks_usage=name.endswith("Usage"),
-            titles=not name.endswith("Usage"),
-            title_endpoint=f"{names[0]}Title",
+            title_endpoint=hidden_name(name, "title"),
+            fetches=True,
         )
         for name in names
     ]
+    kinds = [*((name, "title") for name in names), (names[0], "memory"), (names[0], "summary")]
     hidden = [
-        Endpoint(f"{names[0]}{kind.title()}", NO_MODELS, provider=names[0], kind=kind)
-        for kind in ("title", "memory", "summary")
+        Endpoint(hidden_name(name, kind), NO_MODELS, titles=False, provider=name, kind=kind)
+        for name, kind in kinds
     ]
     return (*shown, *hidden)
 

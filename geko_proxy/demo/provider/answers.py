@@ -192,7 +192,7 @@ async def _whole(request: web.Request, entry: Entry, found: Plan, asked: Asked) 
         async for batch in make(found, entry):
             said += batch
     except (Died, BrokeOff):
-        entry.outcome = "died"
+        entry.outcome, entry.usage = "died", Usage()  # nothing of it reached anybody
         if request.transport is not None:
             request.transport.abort()
         return web.Response()

@@ -44,11 +44,13 @@ class Read(NamedTuple):
 class ModelCall(ABC):
     """One call of an API, from its request's body on.
 
-    model: as asked. streams: the reply is to be an event stream. usage: what the provider reported, None: nothing yet.
+    model: as asked. streams: the caller wants an event stream. is_collected: the provider is asked for one all the
+    same, and `collect` makes the reply of it. usage: what the provider reported, None: nothing yet.
     over: the reply has come to its proper end; failed: it told of an error.
     """
 
     api: ClassVar[str]
+    is_collected: bool = False
 
     def __init__(self, body: dict[str, Any]) -> None:
         self._body = body
@@ -73,6 +75,14 @@ class ModelCall(ABC):
     @abstractmethod
     def read_reply(self, value: Any) -> str:
         """Take a reply in one piece; returns its text."""
+
+    def collect(self, event: SseEvent) -> None:
+        """Keep an event that is passed on, for a reply in one piece."""
+        raise NotImplementedError
+
+    def collected(self) -> Any:
+        """The reply in one piece."""
+        raise NotImplementedError
 
     @abstractmethod
     def closing(self, notice: str, code: str, counted: Usage) -> Sequence[SseEvent]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from geko_proxy.llm.wire.base import Count, ModelCall, Read, Usage, invalid
+from geko_proxy.llm.wire.collected import CollectedCompletion, can_be_collected
 from geko_proxy.llm.wire.prompts import messages_tokens
 from geko_proxy.metering.usage_events import dicts_in, tokens_of
 from geko_proxy.sse import SseEvent
@@ -34,8 +35,10 @@ class ChatCompletions(ModelCall):
         if options is not None and not isinstance(options, dict):
             raise invalid("stream_options", "expected an object")
         self._options: dict[str, Any] = options or {}
-        self._asked = self._options.get("include_usage") is True
         self._head: dict[str, Any] = {}
+        self.is_collected = not self.streams and can_be_collected(body)
+        self._asked = self.is_collected or self._options.get("include_usage") is True
+        self._collected = CollectedCompletion(self.model)
 
     def prompt_tokens(self, count: Count) -> int:
         """By OpenAI's rule (Cookbook, "How to count tokens with tiktoken"); tools as their JSON."""
@@ -43,7 +46,8 @@ class ChatCompletions(ModelCall):
 
     def body_for(self, model: str) -> bytes:
         body = {**self._body, "model": model}
-        if self.streams:
+        if self.streams or self.is_collected:
+            body["stream"] = True
             body["stream_options"] = {**self._options, "include_usage": True}
         return msgspec.json.encode(body)
 
@@ -80,6 +84,13 @@ class ChatCompletions(ModelCall):
         return "".join(
             text for choice in dicts_in(value.get("choices")) for text in texts_of(choice.get("message"))
         )
+
+    def collect(self, event: SseEvent) -> None:
+        if event.data != DONE:
+            self._collected.take(event.json)
+
+    def collected(self) -> Any:
+        return self._collected.whole()
 
     def closing(self, notice: str, code: str, counted: Usage) -> Sequence[SseEvent]:
         head = {"object": "chat.completion.chunk", "id": "chatcmpl-cut", "created": int(time())}

@@ -25,10 +25,14 @@ _CALL_TIMEOUT_S: Final = 600.0  # the OpenAI SDK's own
 
 
 class LlmClient:
-    """Calls the models of all endpoints. `log` has an entry for each of the last calls, tries counted in one."""
+    """Calls the models of all endpoints. `log` has an entry for each of the last calls, tries counted in one.
+
+    `base_url` is Settings.llm_url; it may be set anew, since a gateway is often started after its LibreChat.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.base_url = settings.llm_url
         self._endpoints = {endpoint.name: endpoint for endpoint in settings.endpoints}
         self._session: aiohttp.ClientSession | None = None
         self.log: deque[Json] = deque(maxlen=5000)
@@ -86,7 +90,7 @@ class LlmClient:
 
     async def models(self, endpoint: Endpoint, user_id: str) -> tuple[str, ...]:
         """GET …/models; the endpoint's own list when that fails (contract §4.2)."""
-        url = address(self._settings.llm_url, endpoint, "models")
+        url = address(self.base_url, endpoint, "models")
         headers = list_headers(user_id, endpoint, self._settings.llm_key)
         timeout = aiohttp.ClientTimeout(total=self._settings.model_list_s)
         try:
@@ -145,7 +149,7 @@ class LlmClient:
     async def _post(self, call: ModelCall, *, stream: bool) -> aiohttp.ClientResponse:
         endpoint = self._endpoints[call.endpoint]
         return await self._http.post(
-            address(self._settings.llm_url, endpoint, "chat/completions"),
+            address(self.base_url, endpoint, "chat/completions"),
             json=call_body(call, stream=stream),
             headers=call_headers(call, endpoint, self._settings.llm_key),
         )

@@ -22,6 +22,7 @@ async def listed_models(lc: StandIn, user_id: str) -> dict[str, list[str]]:
     provider = lc.provider
     if not isinstance(provider, LlmClient):
         return configured_models(lc)
-    lists = await asyncio.gather(*(provider.models(endpoint, user_id) for endpoint in lc.endpoints))
-    found = {endpoint.name: list(models) for endpoint, models in zip(lc.endpoints, lists, strict=True)}
-    return recorded.DEFAULT_MODELS | found
+    asked = [endpoint for endpoint in lc.endpoints if endpoint.fetches]
+    lists = await asyncio.gather(*(provider.models(endpoint, user_id) for endpoint in asked))
+    found = {endpoint.name: list(models) for endpoint, models in zip(asked, lists, strict=True)}
+    return configured_models(lc) | found
