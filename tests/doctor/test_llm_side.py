@@ -25,7 +25,7 @@ from tests.conftest import Account
 from tests.doctor.conftest import SECRETS, librechat, settings_for
 
 TITLE = Endpoint("Mock title", (NO_MODEL,), provider="Mock", kind="title")
-MOCK = Endpoint("Mock", (NO_MODEL,), title_endpoint="Mock title")
+MOCK = Endpoint("Mock", (NO_MODEL,), title_endpoint="Mock title", fetches=True)
 
 
 def free_port() -> int:
