@@ -23,6 +23,8 @@ PATHS: Final[Mapping[str, str]] = {
 ROWS: Final[tuple[tuple[str, str, Rule], ...]] = (
     *(("POST", API + path, Rule(Route.LLM, operation)) for operation, path in PATHS.items()),
     ("GET", f"{API}/models", Rule(Route.LLM, "models")),
+    # LibreChat asks so where it speaks Anthropic's API: that client appends /v1 by itself, the list of models does not
+    ("GET", API.removesuffix("/v1") + "/models", Rule(Route.LLM, "models")),
     ("GET", "/metrics", Rule(Route.PUBLIC, "metrics")),
     ("GET", "/healthz", Rule(Route.PUBLIC, "health")),
 )
