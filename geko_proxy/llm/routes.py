@@ -18,7 +18,9 @@ PATHS: Final[Mapping[str, str]] = {
     "messages": "/messages",
     "embeddings": "/embeddings",
     "images": "/images/generations",
-    "audio": "/audio/speech",
+    "speech": "/audio/speech",
+    "transcriptions": "/audio/transcriptions",
+    "translations": "/audio/translations",
 }
 ROWS: Final[tuple[tuple[str, str, Rule], ...]] = (
     *(("POST", API + path, Rule(Route.LLM, operation)) for operation, path in PATHS.items()),
