@@ -90,11 +90,15 @@ class Gateway:
         finally:
             if self._access_log:
                 log_access(exchange, status)
-            # also when LibreChat has left: what was used is charged all the same
-            finishing = asyncio.create_task(self._chain.finish(exchange))
-            self._finishing.add(finishing)
-            finishing.add_done_callback(self._finishing.discard)
-            await asyncio.shield(finishing)
+            if self._chain.must_finish(exchange):
+                await self._finish(exchange)
+
+    async def _finish(self, exchange: Exchange) -> None:
+        """Also when LibreChat has left: what was used is charged all the same."""
+        finishing = asyncio.create_task(self._chain.finish(exchange))
+        self._finishing.add(finishing)
+        finishing.add_done_callback(self._finishing.discard)
+        await asyncio.shield(finishing)
 
     async def drain(self) -> None:
         """Wait until what has ended is charged."""
