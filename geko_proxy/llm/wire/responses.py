@@ -55,7 +55,7 @@ class Responses(ModelCall):
         data = event.json if event.data and event.data != b"[DONE]" else None
         if not isinstance(data, dict):
             return Read("", None)
-        kind, text = data.get("type"), ""
+        kind, text = str(data.get("type")), ""
         if type(data.get("sequence_number")) is int:
             self._sequence = data["sequence_number"]
         if kind in TEXT_DELTAS:
