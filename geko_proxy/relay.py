@@ -124,7 +124,9 @@ async def _events(
             left = iter(parser.feed(chunk))
             try:
                 for event in left:
-                    out.extend([each.raw for each in await hooks.run(event)])
+                    waiting = hooks.start(event)
+                    passed = (event,) if waiting is None else await waiting
+                    out.extend([each.raw for each in passed])
             finally:
                 if out:
                     await response.write(b"".join(out))
@@ -311,15 +313,19 @@ class Filtered:
         """Write what came together as one."""
         self._straight.flush()
 
-    async def run(self, event: SseEvent) -> Sequence[SseEvent]:
-        """Go on with the event that `take` has begun, which is the next one to be read; or as `EventHooks.run`."""
+    def start(self, event: SseEvent) -> Coroutine[Any, Any, Sequence[SseEvent]] | None:
+        """As `EventHooks.start`; goes on with the event that `take` has begun, which is the next one to be read."""
         begun, self._begun = self._begun, None
         if begun is None:
-            return await self._hooks.run(event)
+            return self._hooks.start(event)
         if begun.error is not None:
             raise begun.error
-        assert begun.waiting is not None
-        return await begun.waiting
+        return begun.waiting
+
+    async def run(self, event: SseEvent) -> Sequence[SseEvent]:
+        """As `EventHooks.run`."""
+        waiting = self.start(event)
+        return (event,) if waiting is None else await waiting
 
 
 async def send_log(
