@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
             problems += found[1]
     summary = report.summary(rounds, this_machine, cores, problems)
     problems += _too_slow(summary["direct_to_geko"])
-    summary["llm"] = llm_report.ratios(summary["results"])
+    summary["llm"] = llm_report.ratios(rounds)
     tables = (
         report.table(summary["results"], this_machine, [*cores.notes, *problems]),
         llm_report.table(summary["results"]),
