@@ -19,6 +19,8 @@ from geko_proxy.storage.database import Database
 # LibreChat calls the model at once, while GEKO still writes down how it has named the conversation.
 NAMING_S: Final = 3.0
 NAMING_STEP_S: Final = 0.02
+# What the calls of these kinds give is (a part of) the answer that is also metered as its stream.
+ANSWER_KINDS: Final = ("chat", "summary")
 
 
 class Parent(NamedTuple):
@@ -44,7 +46,7 @@ class CallOrigin:
     @property
     def makes_answer(self) -> bool:
         """Whether what the call gives is (a part of) the answer that is also metered as its stream."""
-        return self.kind in ("chat", "summary")
+        return self.kind in ANSWER_KINDS
 
 
 class TurnCalls(NamedTuple):
