@@ -13,14 +13,13 @@ from uuid import UUID
 
 from geko_proxy.metering import statements
 from geko_proxy.metering.leases import Amount, Exhausted, Lease, Leases, NewTurn, exhausted_of
+from geko_proxy.metering.ledger import ANSWER_KINDS
 from geko_proxy.metering.limits import Hold
 from geko_proxy.storage.database import Database
 
 # LibreChat calls the model at once, while GEKO still writes down how it has named the conversation.
 NAMING_S: Final = 3.0
 NAMING_STEP_S: Final = 0.02
-# What the calls of these kinds give is (a part of) the answer that is also metered as its stream.
-ANSWER_KINDS: Final = ("chat", "summary")
 
 
 class Parent(NamedTuple):

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from geko_proxy.metering.call_leases import ANSWER_KINDS
+from geko_proxy.metering.ledger import ANSWER_KINDS
 from geko_proxy.metering.reconcile_statements import BY_DIFFERENCE, BY_TIME, TOTALS
 from geko_proxy.metering.windows import Window
 from geko_proxy.storage.database import Database

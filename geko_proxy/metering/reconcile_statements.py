@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from geko_proxy.metering.call_leases import ANSWER_KINDS
-
-ANSWERS: Final = ", ".join(f"'{kind}'" for kind in ANSWER_KINDS)
+from geko_proxy.metering.ledger import ANSWERS_SQL
 
 # $1 tenant, $2 workspace, $3 and $4 the time
 MESSAGES: Final = """
@@ -36,8 +34,8 @@ SIDES: Final = f"""
     group by c.parent_turn_id, c.call_kind
 ), calls as (
     select c.turn_id, sum(c.number) as number, sum(c.tokens) as tokens, sum(c.estimated_tokens) as estimated_tokens,
-        sum(c.tokens) filter (where c.kind in ({ANSWERS})) as answer_tokens,
-        bool_or(c.running) filter (where c.kind in ({ANSWERS})) as running,
+        sum(c.tokens) filter (where c.kind in ({ANSWERS_SQL})) as answer_tokens,
+        bool_or(c.running) filter (where c.kind in ({ANSWERS_SQL})) as running,
         jsonb_object_agg(c.kind, jsonb_build_object(
             'number', c.number, 'tokens', c.tokens, 'estimated_tokens', c.estimated_tokens)) as by_kind
     from called c group by c.turn_id
