@@ -248,3 +248,15 @@ async def test_recovery_knows_which_stored_answers_other_messages_have_paid(
         await Ledger(database).other_runs(place.tenant_id, place.workspace_id, "c1", first.turn_id, since)
         == {}
     )
+
+
+async def test_a_title_of_a_dead_instance_stays_a_title(
+    leases: Leases, calls: CallLeases, make_place: MakePlace, owner: Owner
+) -> None:
+    place = await make_place(None)
+    title = await leased(calls, place, 7, kind="title")
+    await leases.heartbeat(place.tenant_id, {title.turn_id: Amount(12)})
+    await recover(Leases(leases._db), datetime.now(UTC) + timedelta(minutes=5))
+    assert await books(owner, place) == [("title", 12, "c1")]
+    await leases.settle(title, Outcome.DONE, [replace(charge(9), kind="title")])
+    assert await books(owner, place) == [("title", -12, "c1"), ("title", 9, "c1"), ("title", 12, "c1")]
