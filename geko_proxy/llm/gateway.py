@@ -6,8 +6,8 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -26,10 +26,10 @@ from geko_proxy.llm.catalogue import Catalogue
 from geko_proxy.llm.pool import Answer, ProviderPool
 from geko_proxy.llm.provider_headers import reply_headers
 from geko_proxy.llm.routes import PATHS
-from geko_proxy.llm.wire import model_call
+from geko_proxy.llm.wire import FORMS, form_call, model_call
 from geko_proxy.llm.wire.base import ModelCall
 from geko_proxy.llm.wire.errors import refusal_body
-from geko_proxy.sse import SseFormatError, SseParser
+from geko_proxy.sse import SseEvent, SseFormatError, SseParser
 
 log = logging.getLogger("geko.llm")
 access = logging.getLogger("geko.access")
@@ -132,15 +132,15 @@ class Gateway:
         return await self._chain.reply(exchange, reply)
 
     async def _call(self, exchange: Exchange, provider: str) -> Reply:
-        body = await exchange.request.json()
-        shape = model_call(exchange.operation, body)
+        body, shape = await read_call(exchange)
         exchange.user = await self._attribution.identify(exchange.request, body)
         call = LlmCall(shape, await self._attribution.origin(exchange, body), provider)
+        call.is_form = exchange.operation in FORMS
         exchange.state[LlmCall] = call
         exchange.model = f"{provider}/{shape.model}"
         reply = await self._chain.request(exchange)
         if reply is None:
-            edited = await exchange.request.json()
+            edited = body if call.is_form else await exchange.request.json()
             if edited is not body:  # by a filter
                 call.shape = model_call(exchange.operation, {**edited, "model": shape.model})
             reply = await self._ask(exchange, call)
@@ -152,7 +152,7 @@ class Gateway:
             PATHS[exchange.operation],
             call.shape.body_for,
             caller_headers(exchange.request),
-            content_type="application/json",
+            content_type=exchange.request.headers["Content-Type"] if call.is_form else "application/json",
             streams=call.shape.streams or call.shape.is_collected,
         )
         call.answered = (answer.provider, answer.model)
@@ -172,30 +172,48 @@ class Gateway:
         return targets
 
 
+async def read_call(exchange: Exchange) -> tuple[dict[str, Any], ModelCall]:
+    """The body as JSON, empty for a form, and what it asks. Raises Refused."""
+    request = exchange.request
+    if exchange.operation in FORMS:
+        return {}, form_call(await request.read(), request.headers.get("Content-Type", ""))
+    body = await request.json()
+    return body, model_call(exchange.operation, body)
+
+
 async def in_one_piece(reply: Reply, shape: ModelCall, hooks: EventHooks | None) -> Reply:
     """Make the reply of a stream that was asked for in place of it. Raises UpstreamError when it breaks off."""
     parser, source = SseParser(), reply.source
+    left: Iterator[SseEvent] = iter(())
     assert source is not None
     try:
         while not shape.over and (chunk := await source.read_chunk()):
-            for event in parser.feed(chunk):
-                passed = (event,) if hooks is None else await hooks.run(event)
-                if hooks is None:
-                    shape.read(event)
-                for each in passed:
+            left = iter(parser.feed(chunk))
+            for event in left:
+                for each in await passed_on(event, shape, hooks):
                     shape.collect(each)
-        if not shape.over and not shape.failed:
-            raise UpstreamError("the provider broke off a reply")
+        if shape.failed or not shape.over:
+            raise UpstreamError("the provider's stream broke off, or told of an error")
     except EndStream as end:
         for event in end.last:
             shape.collect(event)
+        await relay.give_up(reply, parser, left, hooks)
     except SseFormatError as error:
         raise UpstreamError(f"the provider's stream was not understood: {error}") from None
+    except asyncio.CancelledError:
+        await relay.give_up(reply, parser, left, hooks)
+        raise
     finally:
         reply.close()
-    if shape.failed:
-        raise UpstreamError("the provider's stream told of an error")
     return Reply.of_json(200, shape.collected(), {"Cache-Control": "no-store"})
+
+
+async def passed_on(event: SseEvent, shape: ModelCall, hooks: EventHooks | None) -> Sequence[SseEvent]:
+    """What the filters pass on; without any the shape is shown the event here. Raises EndStream."""
+    if hooks is not None:
+        return await hooks.run(event)
+    passed = shape.read(event).passed
+    return (event,) if passed is None else passed
 
 
 def log_access(exchange: Exchange, status: int) -> None:
