@@ -99,20 +99,24 @@ async def _events(exchange: Exchange, reply: Reply, response: web.StreamResponse
                 if out:
                     await response.write(b"".join(out))
     except EndStream as end:
-        await _give_up(reply, parser, left, hooks)
+        await give_up(reply, parser, left, hooks)
         await response.write(b"".join(event.raw for event in end.last))
     except (FilterError, UpstreamError, SseFormatError) as error:
         log.warning("%s: stream ended: %s", exchange.id, error)
         text = {"error": {"message": "The stream was ended by an error.", "code": "stream_failed"}}
         await response.write(SseEvent.message(text, "error").raw)
     except (asyncio.CancelledError, ConnectionError):
-        await _give_up(reply, parser, left, hooks)
+        await give_up(reply, parser, left, hooks)
         raise
 
 
-async def _give_up(reply: Reply, parser: SseParser, left: Iterator[SseEvent], hooks: EventHooks) -> None:
+async def give_up(
+    reply: Reply, parser: SseParser, left: Iterator[SseEvent], hooks: EventHooks | None
+) -> None:
     """Close the source at once; show the filters what has come already, and nobody gets: it was made all the same."""
     data = reply.source.give_up() if isinstance(reply.source, UpstreamReply) else b""
+    if hooks is None:
+        return
     with suppress(SseFormatError):
         for event in (*left, *parser.feed(data)):
             with suppress(EndStream, FilterError):

@@ -195,9 +195,14 @@ class QuotaFilter(Filter):
     async def on_reply(self, exchange: Exchange) -> Reply | None:
         turn = self._turns.get(exchange)
         reply = exchange.reply
-        if turn is None or reply is None or reply.status != 200:
-            return None
         answer = answer_of(exchange)
+        is_call = exchange.route is Route.LLM  # a provider may say 201, and bill
+        if (
+            turn is None
+            or reply is None
+            or not (200 <= reply.status < 300 if is_call else reply.status == 200)
+        ):
+            return None
         if answer is not None:
             turn.started = True
             return await answer.take_reply(reply, lambda: self._look_if_due(exchange, turn))

@@ -16,20 +16,19 @@ from multidict import CIMultiDict
 from geko_proxy import relay
 from geko_proxy.config.llm_settings import LlmProviderSettings
 from geko_proxy.door import Door
-from geko_proxy.errors import EndStream, Refused, UpstreamError
+from geko_proxy.errors import Refused, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.failures import refused_by
-from geko_proxy.filters.chain import Chain, EventHooks
+from geko_proxy.filters.chain import Chain
 from geko_proxy.llm.attribution import Attribution
 from geko_proxy.llm.call import LlmCall
 from geko_proxy.llm.catalogue import Catalogue
+from geko_proxy.llm.one_piece import in_one_piece
 from geko_proxy.llm.pool import Answer, ProviderPool
 from geko_proxy.llm.provider_headers import reply_headers
 from geko_proxy.llm.routes import PATHS
 from geko_proxy.llm.wire import model_call
-from geko_proxy.llm.wire.base import ModelCall
 from geko_proxy.llm.wire.errors import refusal_body
-from geko_proxy.sse import SseFormatError, SseParser
 
 log = logging.getLogger("geko.llm")
 access = logging.getLogger("geko.access")
@@ -87,6 +86,8 @@ class Gateway:
             status = reply.status
             return await relay.send(request, exchange, reply, None)
         finally:
+            if exchange.reply is not None:
+                exchange.reply.close()  # when it was not sent: the provider would write on for nobody
             if self._access_log:
                 log_access(exchange, status)
             # also when LibreChat has left: what was used is charged all the same
@@ -144,7 +145,9 @@ class Gateway:
             if edited is not body:  # by a filter
                 call.shape = model_call(exchange.operation, {**edited, "model": shape.model})
             reply = await self._ask(exchange, call)
-        return await self._chain.reply(exchange, reply)
+        reply = await self._chain.reply(exchange, reply)
+        check_readable(exchange, reply)
+        return reply
 
     async def _ask(self, exchange: Exchange, call: LlmCall) -> Reply:
         answer = await self._pool.send(
@@ -170,32 +173,6 @@ class Gateway:
             if same_api and config is not None and config.allows_model(provider, model):
                 targets.append((provider, model))
         return targets
-
-
-async def in_one_piece(reply: Reply, shape: ModelCall, hooks: EventHooks | None) -> Reply:
-    """Make the reply of a stream that was asked for in place of it. Raises UpstreamError when it breaks off."""
-    parser, source = SseParser(), reply.source
-    assert source is not None
-    try:
-        while not shape.over and (chunk := await source.read_chunk()):
-            for event in parser.feed(chunk):
-                passed = (event,) if hooks is None else await hooks.run(event)
-                if hooks is None:
-                    shape.read(event)
-                for each in passed:
-                    shape.collect(each)
-        if not shape.over and not shape.failed:
-            raise UpstreamError("the provider broke off a reply")
-    except EndStream as end:
-        for event in end.last:
-            shape.collect(event)
-    except SseFormatError as error:
-        raise UpstreamError(f"the provider's stream was not understood: {error}") from None
-    finally:
-        reply.close()
-    if shape.failed:
-        raise UpstreamError("the provider's stream told of an error")
-    return Reply.of_json(200, shape.collected(), {"Cache-Control": "no-store"})
 
 
 def log_access(exchange: Exchange, status: int) -> None:
@@ -227,11 +204,24 @@ def reply_of(answer: Answer) -> Reply:
     return Reply(answer.reply.status, reply_headers(answer.reply.headers), source=answer.reply)
 
 
+def check_readable(exchange: Exchange, reply: Reply) -> None:
+    """Whether the filters can read an answer: what nobody can count is not passed on. Raises UpstreamError."""
+    if not 200 <= reply.status < 300 or exchange.operation == "audio":
+        return
+    kind, coding = reply.headers.get("Content-Type", ""), reply.headers.get("Content-Encoding", "identity")
+    if coding.lower() != "identity":  # it was told to leave it (Accept-Encoding)
+        raise UpstreamError("the provider's reply is compressed")
+    if not reply.is_event_stream and not kind.lower().startswith("application/json"):
+        raise UpstreamError(f"the provider's reply is neither JSON nor an event stream: {kind[:100]!r}")
+
+
 def failure(exchange: Exchange, error: Exception) -> Reply:
     """Turn an exception into the reply, in the words of the API that was called."""
     if isinstance(error, UpstreamError):
         log.warning("%s: %s: %s", exchange.id, exchange.operation, error)
-        error = Refused(502, "provider_error", "The model provider gave no usable answer.")
+        # the provider may have billed it: LibreChat shall not ask for it again by itself
+        text = "The model provider gave no usable answer."
+        error = Refused(502, "provider_error", text, headers=NO_RETRY)
     refused = refused_by(exchange, error)
     status, headers = refused.status, dict(refused.headers or {})
     if refused.code in QUOTA_CODES:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from geko_proxy.llm.wire.base import Count, ModelCall, Read, Usage, invalid
-from geko_proxy.llm.wire.collected import CollectedCompletion, can_be_collected
+from geko_proxy.llm.wire.collected import CollectedCompletion, can_be_collected, parts_text
 from geko_proxy.llm.wire.prompts import messages_tokens
 from geko_proxy.metering.usage_events import dicts_in, tokens_of
 from geko_proxy.sse import SseEvent
@@ -52,13 +52,13 @@ class ChatCompletions(ModelCall):
         return msgspec.json.encode(body)
 
     def read(self, event: SseEvent) -> Read:
-        if event.data == DONE:
+        if event.data.startswith(DONE):
             self.over = True
             return NOTHING
         data = event.json
         if not isinstance(data, dict):
             return NOTHING
-        if "error" in data:
+        if data.get("error"):
             self.failed = True
             return NOTHING
         self._head = self._head or {name: data.get(name) for name in ("id", "created", "model")}
@@ -86,8 +86,12 @@ class ChatCompletions(ModelCall):
         )
 
     def collect(self, event: SseEvent) -> None:
-        if event.data != DONE:
+        if not event.data.startswith(DONE):
             self._collected.take(event.json)
+
+    @property
+    def is_whole(self) -> bool:
+        return self._collected.is_whole
 
     def collected(self) -> Any:
         return self._collected.whole()
@@ -113,8 +117,13 @@ def texts_of(message: Any) -> list[str]:
     if not isinstance(message, dict):
         return []
     found = [message[name] for name in TEXTS if isinstance(message.get(name), str)]
-    for call in dicts_in(message.get("tool_calls")):
-        function = call.get("function")
+    if isinstance(message.get("content"), list):
+        found.append(parts_text(message["content"]))
+    functions = [
+        message.get("function_call"),
+        *(call.get("function") for call in dicts_in(message.get("tool_calls"))),
+    ]
+    for function in functions:
         if isinstance(function, dict):
             found += [function[name] for name in ("name", "arguments") if isinstance(function.get(name), str)]
     return found
