@@ -15,7 +15,9 @@ import uvloop
 
 from geko_proxy import __version__, keys_command
 from geko_proxy.config import Settings, load_settings
+from geko_proxy.doctor import command as doctor
 from geko_proxy.errors import ConfigError, GekoError
+from geko_proxy.librechat_setup import command as librechat_config
 from geko_proxy.logs import set_up_logging
 
 DEFAULT_CONFIG = Path("config/geko.toml")
@@ -27,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(arguments.config)
         set_up_logging(settings.logging)
-        status: int = arguments.run(settings) if "action" not in arguments else _keys(settings, arguments)
+        if "command" in arguments:
+            status: int = arguments.command(settings, arguments)
+        else:
+            status = arguments.run(settings) if "action" not in arguments else _keys(settings, arguments)
     except GekoError as error:
         print(f"geko: {error}", file=sys.stderr)
         return 1
@@ -46,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in COMMANDS:
         commands.add_parser(name, help=text, description=text).set_defaults(run=run)
     keys_command.add_parser(commands)
+    librechat_config.add_parser(commands)
+    doctor.add_parser(commands)
     return parser
 
 

@@ -14,6 +14,8 @@ MAX_EVENT_BYTES = 64 * 1024 * 1024  # LibreChat's `final` and `sync` lines can b
 
 _USUAL = b"event: message\ndata: "  # how LibreChat begins all events but errors, with data of one line
 _USUAL_BYTES = len(_USUAL)
+_DATA = b"data: "  # and model providers
+_DATA_BYTES = len(_DATA)
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
@@ -69,6 +71,8 @@ class SseEvent:
             raw = self._raw
             if raw.startswith(_USUAL) and raw.find(b"\n", _USUAL_BYTES) == len(raw) - 2:
                 return raw[_USUAL_BYTES:-2]
+            if raw.startswith(_DATA) and raw.find(b"\n") == len(raw) - 2:
+                return raw[_DATA_BYTES:-2]
             self._parse()
         return self._data or b""
 

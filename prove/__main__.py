@@ -13,7 +13,7 @@ import uvloop
 
 from bench.cores import machine
 from bench.processes import ROOT, BenchError
-from prove import cost, kills, limits, listeners, periods, races
+from prove import cost, kills, limits, listeners, llm_day, llm_walls, periods, races
 from prove.report import Row, details, put_between, summary, table
 from prove.stage import Stage, open_stage
 
@@ -29,6 +29,9 @@ SCENARIOS: dict[str, Scenario] = {
     "month": periods.month_ends,
     "zone": periods.zone_changes,
     "lowered": periods.limit_lowered,
+    "day": llm_day.day,
+    "down": llm_walls.one_provider_down,
+    "forbidden": llm_walls.forbidden_model,
     "cost": cost.in_process,
 }
 

@@ -150,10 +150,17 @@ def stand_in(folder: Path, jwt_secret: str, jwt_refresh_secret: str) -> Server:
     )
 
 
-def geko(name: str, folder: Path, env: Mapping[str, str], *, clock_ahead_s: float = 0) -> Server:
+def geko(
+    name: str,
+    folder: Path,
+    env: Mapping[str, str],
+    *,
+    clock_ahead_s: float = 0,
+    config: Path = ROOT / "config" / "geko.toml",
+) -> Server:
     """One instance of GEKO. clock_ahead_s: how far ahead the clock is that the quota's months are taken from."""
     port = free_port()
-    arguments = ("--config", str(ROOT / "config" / "geko.toml"), "serve")
+    arguments = ("--config", str(config), "serve")
     command = python("geko_proxy", *arguments)
     if clock_ahead_s:
         command = python("prove.clock", str(clock_ahead_s), *arguments)

@@ -62,8 +62,11 @@ class Stage:
     missing: list[str] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    async def user(self, token_limit: int | None) -> User:
-        """The owner of a fresh tenant with one workspace."""
+    async def user(
+        self, token_limit: int | None, clients: tuple[aiohttp.ClientSession, ...] | None = None
+    ) -> User:
+        """The owner of a fresh tenant with one workspace. clients: of other instances than the stage's own."""
+        clients = clients or self.clients
         email = f"owner{next(self._numbers)}@prove.example"
         database = await Database.open(self.postgres.dsn)
         try:
@@ -72,8 +75,8 @@ class Stage:
             )
         finally:
             await database.close()
-        person = await login(self.clients[0], email)
-        return User(tuple(replace(person, client=client) for client in self.clients))
+        person = await login(clients[0], email)
+        return User(tuple(replace(person, client=client) for client in clients))
 
 
 @asynccontextmanager

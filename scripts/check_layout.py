@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "workspaces",
         "metering",
         "llm.call",
+        "llm.hidden",
         "llm.wire",
         "mail",
         "upstream",
@@ -53,7 +54,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("relay", "http_server", "client_request", "door", "failures", "answers", "proxy", "recovery", "llm"),
     ("client_api", "admin_api", "console"),
     ("app", "testing"),
-    ("server", "demo", "keys_command", "__main__"),
+    ("server", "demo", "keys_command", "librechat_setup", "doctor", "__main__"),
 )
 LAYER_OF = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

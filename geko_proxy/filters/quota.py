@@ -81,7 +81,8 @@ class QuotaFilter(Filter):
         self._step = options.step
         self._leases = services.leases
         self._calls = services.calls
-        self._has_llm_side = bool(services.settings.llm_providers)
+        self._providers = frozenset(provider.name for provider in services.settings.llm_providers)
+        self._settling: set[asyncio.Task[None]] = set()
         self._turns: dict[Exchange, MeteredTurn] = {}
         self._known = HoldCache()
         self._changes = QuotaChanges(services, self._holds)
@@ -97,6 +98,8 @@ class QuotaFilter(Filter):
         await self._keeper.start()
 
     async def stop(self) -> None:
+        if self._settling:
+            await asyncio.wait(set(self._settling))
         await self._keeper.stop()
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
@@ -116,7 +119,7 @@ class QuotaFilter(Filter):
         exchange.turn_id = turn.turn_id
         if call is not None:
             answer = CallAnswer(exchange, call, self.services.counter, need)
-            answer.settle = lambda: self.on_finish(exchange)
+            answer.settle = lambda: self._settle_now(exchange)
             meter = answer.meter
         elif exchange.route is Route.AGENTS_API:
             body = await exchange.request.json()
@@ -195,14 +198,10 @@ class QuotaFilter(Filter):
     async def on_reply(self, exchange: Exchange) -> Reply | None:
         turn = self._turns.get(exchange)
         reply = exchange.reply
-        answer = answer_of(exchange)
-        is_call = exchange.route is Route.LLM  # a provider may say 201, and bill
-        if (
-            turn is None
-            or reply is None
-            or not (200 <= reply.status < 300 if is_call else reply.status == 200)
-        ):
+        fine = range(200, 300) if exchange.route is Route.LLM else (200,)  # a provider may say 201, and bill
+        if turn is None or reply is None or reply.status not in fine:
             return None
+        answer = answer_of(exchange)
         if answer is not None:
             turn.started = True
             return await answer.take_reply(reply, lambda: self._look_if_due(exchange, turn))
@@ -240,7 +239,7 @@ class QuotaFilter(Filter):
                 meter.on_event(data)
                 if "event" not in data:
                     self._note(turn, data)
-                    if turn.final is data and self._has_llm_side:
+                    if turn.final is data and self._providers:
                         return self._ask_calls(exchange, turn)
             if meter.at_most > turn.look_at and turn.final is None and turn.outcome is not Outcome.CUT:
                 return self._look(exchange, turn)
@@ -252,7 +251,7 @@ class QuotaFilter(Filter):
         answer = answer_of(exchange)
         if answer is not None and answer.final is not None:
             is_news, turn.final = turn.final is None, answer.final
-            asks = is_news and self._has_llm_side and exchange.route is Route.AGENTS_API
+            asks = is_news and self._providers and exchange.route is Route.AGENTS_API
             return self._ask_calls(exchange, turn) if asks else None
         due = turn.meter.at_most > turn.look_at and turn.outcome is not Outcome.CUT
         return self._look(exchange, turn) if due else None
@@ -280,7 +279,10 @@ class QuotaFilter(Filter):
             return
         if turn.ahead is not None:
             await asyncio.wait((turn.ahead,))
-        charges = answer.charges(turn) if answer is not None else stream_charges(turn)
+        passes_here = turn.lease.turn.endpoint in self._providers
+        charges = (
+            answer.charges(turn) if answer is not None else stream_charges(turn, passes_here=passes_here)
+        )
         priced = turn.pricing.priced(charges)
         await self._keeper.settle(turn.lease, turn.outcome, priced, recovering=turn.recovering)
         log.info(
@@ -290,6 +292,13 @@ class QuotaFilter(Filter):
             turn.outcome,
             sum(charge.tokens for charge in charges),
         )
+
+    async def _settle_now(self, exchange: Exchange) -> None:
+        """Finish before the exchange does; to its end, also when the caller leaves meanwhile."""
+        settling = asyncio.create_task(self.on_finish(exchange))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settling.discard)
+        await asyncio.shield(settling)
 
     async def _count(self, texts: str) -> int:
         count = self.services.counter.count

@@ -10,14 +10,20 @@ from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.stored_answers import as_recovered, find_answer, last_heartbeat, rollup_charge
 
 
-def stream_charges(turn: MeteredTurn) -> Sequence[Charge]:
-    """What a chat's answer is charged by its stream."""
+def stream_charges(turn: MeteredTurn, *, passes_here: bool = False) -> Sequence[Charge]:
+    """What a chat's answer is charged by its stream.
+
+    passes_here: calls of its endpoint come through the LLM side, so one that was announced and has given nothing has
+    not been made.
+    """
     charges = turn.meter.finish(turn.final)
+    if passes_here and not turn.by_calls:
+        charges = [charge for charge in charges if charge.output_tokens or not charge.estimated]
     if turn.recovering:
         return recovered_charges(turn, charges)
     if turn.outcome is Outcome.CUT and not turn.by_calls:
         return turn.within(charges)
-    if turn.outcome is Outcome.FAILED and not charges:
+    if turn.outcome is Outcome.FAILED and not charges and not passes_here:
         return [unseen(turn)]
     return charges
 

@@ -17,6 +17,7 @@ from cachetools import TTLCache
 from geko_proxy.accounts.api_keys import KeyScope
 from geko_proxy.errors import StoreError, UpstreamError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
+from geko_proxy.llm.hidden import hidden_names
 from geko_proxy.policy import replies
 from geko_proxy.policy.discovery import UnexpectedShape
 from geko_proxy.policy.enforcement import CHECKS, check_model_call
@@ -139,6 +140,7 @@ class WorkspaceFilter(Filter):
         super().__init__(options, services)
         self._members = services.members
         self._configs = services.configs
+        self._hidden = hidden_names(each.name for each in services.settings.llm_providers)
         self._view = LibreChatView(services.client)
         self._workspaces: TTLCache[tuple[UUID, UUID], Workspace] = TTLCache(10_000, WORKSPACE_TTL_S)
         self._recent: Recent[Facts] = Recent(services.members, services.configs)
@@ -214,6 +216,8 @@ class WorkspaceFilter(Filter):
             raise await self._left(identity)
         workspace = await self._load(identity)
         config = await self._configs.get(tenant_id, workspace_id)
+        if self._hidden:
+            config = replace(config, hidden_endpoints=self._hidden)
         return Facts(workspace, role, config, allowed(role, Permission.CHAT))
 
     async def _load(self, identity: Identity) -> Workspace:

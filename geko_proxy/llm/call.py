@@ -13,13 +13,15 @@ from geko_proxy.metering.call_leases import CallOrigin
 class LlmCall:
     """A call. shape: its API's view of it; provider: as asked for in the path.
 
-    answered: provider and model that gave the reply, as workspaces name them; None before there is one.
+    answered: provider and model that gave the reply, as workspaces name them; None before there is one. is_form: the
+    body is a form with a file, not JSON.
     """
 
     shape: ModelCall
     origin: CallOrigin
     provider: str
     answered: tuple[str, str] | None = None
+    is_form: bool = False
 
 
 def model_call_of(exchange: Exchange) -> LlmCall | None:

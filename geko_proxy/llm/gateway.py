@@ -7,7 +7,7 @@ import hmac
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -27,7 +27,8 @@ from geko_proxy.llm.one_piece import in_one_piece
 from geko_proxy.llm.pool import Answer, ProviderPool
 from geko_proxy.llm.provider_headers import reply_headers
 from geko_proxy.llm.routes import PATHS
-from geko_proxy.llm.wire import model_call
+from geko_proxy.llm.wire import FORMS, form_call, model_call
+from geko_proxy.llm.wire.base import ModelCall
 from geko_proxy.llm.wire.errors import refusal_body
 
 log = logging.getLogger("geko.llm")
@@ -36,6 +37,7 @@ access = logging.getLogger("geko.access")
 # LibreChat's OpenAI library tries 408, 409, 429 and 5xx again, for two minutes; what a limit refuses stays refused.
 FINAL_STATUS: Final = 402
 QUOTA_CODES: Final = frozenset({"quota_exceeded", "key_budget_exceeded"})
+READABLE: Final = frozenset({"chat_completions", "responses", "messages", "embeddings", "images"})
 NO_RETRY: Final = {"x-should-retry": "false"}
 
 
@@ -133,15 +135,15 @@ class Gateway:
         return await self._chain.reply(exchange, reply)
 
     async def _call(self, exchange: Exchange, provider: str) -> Reply:
-        body = await exchange.request.json()
-        shape = model_call(exchange.operation, body)
+        body, shape = await read_call(exchange)
         exchange.user = await self._attribution.identify(exchange.request, body)
         call = LlmCall(shape, await self._attribution.origin(exchange, body), provider)
+        call.is_form = exchange.operation in FORMS
         exchange.state[LlmCall] = call
         exchange.model = f"{provider}/{shape.model}"
         reply = await self._chain.request(exchange)
         if reply is None:
-            edited = await exchange.request.json()
+            edited = body if call.is_form else await exchange.request.json()
             if edited is not body:  # by a filter
                 call.shape = model_call(exchange.operation, {**edited, "model": shape.model})
             reply = await self._ask(exchange, call)
@@ -155,7 +157,7 @@ class Gateway:
             PATHS[exchange.operation],
             call.shape.body_for,
             caller_headers(exchange.request),
-            content_type="application/json",
+            content_type=exchange.request.headers["Content-Type"] if call.is_form else "application/json",
             streams=call.shape.streams or call.shape.is_collected,
         )
         call.answered = (answer.provider, answer.model)
@@ -173,6 +175,15 @@ class Gateway:
             if same_api and config is not None and config.allows_model(provider, model):
                 targets.append((provider, model))
         return targets
+
+
+async def read_call(exchange: Exchange) -> tuple[dict[str, Any], ModelCall]:
+    """The body as JSON, empty for a form, and what it asks. Raises Refused."""
+    request = exchange.request
+    if exchange.operation in FORMS:
+        return {}, form_call(await request.read(), request.headers.get("Content-Type", ""))
+    body = await request.json()
+    return body, model_call(exchange.operation, body)
 
 
 def log_access(exchange: Exchange, status: int) -> None:
@@ -206,7 +217,7 @@ def reply_of(answer: Answer) -> Reply:
 
 def check_readable(exchange: Exchange, reply: Reply) -> None:
     """Whether the filters can read an answer: what nobody can count is not passed on. Raises UpstreamError."""
-    if not 200 <= reply.status < 300 or exchange.operation == "audio":
+    if not 200 <= reply.status < 300 or exchange.operation not in READABLE:
         return
     kind, coding = reply.headers.get("Content-Type", ""), reply.headers.get("Content-Encoding", "identity")
     if coding.lower() != "identity":  # it was told to leave it (Accept-Encoding)

@@ -18,11 +18,15 @@ PATHS: Final[Mapping[str, str]] = {
     "messages": "/messages",
     "embeddings": "/embeddings",
     "images": "/images/generations",
-    "audio": "/audio/speech",
+    "speech": "/audio/speech",
+    "transcriptions": "/audio/transcriptions",
+    "translations": "/audio/translations",
 }
 ROWS: Final[tuple[tuple[str, str, Rule], ...]] = (
     *(("POST", API + path, Rule(Route.LLM, operation)) for operation, path in PATHS.items()),
     ("GET", f"{API}/models", Rule(Route.LLM, "models")),
+    # LibreChat asks so where it speaks Anthropic's API: that client appends /v1 by itself, the list of models does not
+    ("GET", API.removesuffix("/v1") + "/models", Rule(Route.LLM, "models")),
     ("GET", "/metrics", Rule(Route.PUBLIC, "metrics")),
     ("GET", "/healthz", Rule(Route.PUBLIC, "health")),
 )

@@ -133,6 +133,8 @@ def filter_models(value: Any, config: WorkspaceConfig) -> Any:
     for endpoint, names in _object(value).items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UnexpectedShape(f"the models of {endpoint} are no list of texts")
+        if endpoint in config.hidden_endpoints:
+            continue
         allowed = [name for name in names if config.allows_model(endpoint, name)]
         if endpoint == first:
             allowed.sort(key=lambda name: name != default)
@@ -206,7 +208,7 @@ def object_of(value: Any) -> dict[str, Any]:
 
 def allows_endpoint(config: WorkspaceConfig, endpoint: str) -> bool:
     """Whether some model of an endpoint may be used."""
-    return all(
+    return endpoint not in config.hidden_endpoints and all(
         globs is None or any(matches(glob.partition("/")[0] + "/", endpoint, "") for glob in globs)
         for globs in (config.models, config.key_models)
     )

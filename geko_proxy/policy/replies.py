@@ -184,7 +184,10 @@ def find_rewrite(exchange: Exchange, guard: Guard) -> Rewrite | None:
     operation = exchange.operation
     if operation in ALWAYS:
         return ALWAYS[operation]
-    if operation in ORDERED and (guard.restricted or guard.config.default_model is not None):
+    config = guard.config
+    if operation in ORDERED and (
+        guard.restricted or config.default_model is not None or config.hidden_endpoints
+    ):
         return ORDERED[operation]
     if not guard.restricted:
         return None

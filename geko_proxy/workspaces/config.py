@@ -56,6 +56,7 @@ class WorkspaceConfig:
 
     default_model: "Endpoint/model". version: 0 before the first write, then 1 more with each.
     key_models: the globs of the API key that is at work, never stored; what is allowed must match both lists.
+    hidden_endpoints: LibreChat's own, for titles and the like; nobody may chat with them. Never stored.
     fallback: "Endpoint/model", tried in this order when the model that was asked for can't answer.
     """
 
@@ -64,6 +65,7 @@ class WorkspaceConfig:
     mcp_servers: tuple[str, ...] | None = None
     version: int = 0
     key_models: tuple[str, ...] | None = None
+    hidden_endpoints: frozenset[str] = frozenset()
     fallback: tuple[str, ...] = ()
 
     @classmethod
@@ -85,7 +87,7 @@ class WorkspaceConfig:
 
     def allows_model(self, endpoint: str, model: str) -> bool:
         """Whether a model of an endpoint may be used, both named as LibreChat names them."""
-        return all(
+        return endpoint not in self.hidden_endpoints and all(
             globs is None or any(matches(glob, endpoint, model) for glob in globs)
             for globs in (self.models, self.key_models)
         )

@@ -33,6 +33,7 @@ key = "{key}"
 PROVIDER = """
 [[llm_providers]]
 name = "{name}"
+api = "{api}"
 models = {models}
 [[llm_providers.deployments]]
 base_url = "{url}/v1"
@@ -127,10 +128,17 @@ async def account_of(person: Person) -> str:
 def toml(
     providers: Mapping[str, str], models: Mapping[str, tuple[str, ...]] | None = None, llm: str = ""
 ) -> str:
-    """The settings of an LLM side. providers: address by name; models: the lists of those that have one."""
+    """The settings of an LLM side. providers: address by name; models: the lists of those that have one.
+
+    A provider whose name begins with "Claude" speaks Anthropic's API.
+    """
     entries = [
         PROVIDER.format(
-            name=name, url=url, key="provider-key", models=json.dumps((models or {}).get(name, ()))
+            name=name,
+            api="anthropic" if name.startswith("Claude") else "openai",
+            url=url,
+            key="provider-key",
+            models=json.dumps((models or {}).get(name, ())),
         )
         for name, url in providers.items()
     ]

@@ -226,3 +226,15 @@ def test_a_list_of_agents_keeps_its_shape(allowed: set[str], first: str | None, 
 def test_what_is_not_understood_is_not_passed_on(function: Callable[[Any], Any], value: Any) -> None:
     with pytest.raises(UnexpectedShape):
         function(value)
+
+
+def test_endpoints_for_hidden_work_are_never_shown_nor_used() -> None:
+    config = WorkspaceConfig(hidden_endpoints=frozenset({"Mock title"}))
+    both = {"Mock": {"order": 0}, "Mock title": {"order": 1}}
+    assert set(discovery.filter_endpoints(both, config)) == {"Mock"}
+    assert discovery.filter_models({"Mock": ["a"], "Mock title": ["a"]}, config) == {"Mock": ["a"]}
+    sizes: dict[str, Any] = {"Mock": {"a": {}}, "Mock title": {"a": {}}}
+    assert set(discovery.filter_token_config(sizes, config)) == {"Mock"}
+    assert config.allows_model("Mock", "a")
+    assert not config.allows_model("Mock title", "a")
+    assert not config.lists_models

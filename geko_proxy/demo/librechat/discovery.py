@@ -22,12 +22,17 @@ async def config(call: Call) -> web.Response:
         if start is not None:
             balance |= {"startBalance": start, "autoRefillEnabled": False}
         shown |= {**recorded.CONFIG_LOGGED_IN, **recorded.CONFIG_INTERFACE, "balance": balance}
-    return json_reply({**shown, **recorded.CONFIG_END})
+    says = call.lc.settings.says
+    known = shown.keys() | recorded.CONFIG_END.keys()  # nobody is told what only an account is told
+    return json_reply({**shown, **recorded.CONFIG_END, **{k: v for k, v in says.items() if k in known}})
 
 
 async def endpoints(call: Call) -> web.Response:
     """GET /api/endpoints: JSON that says text/html (recorded)."""
-    shown: Json = {"agents": {**recorded.AGENTS_ENDPOINT, "order": len(call.lc.endpoints)}}
+    agents: Json = {**recorded.AGENTS_ENDPOINT, "order": len(call.lc.endpoints)}
+    if call.lc.settings.capabilities is not None:
+        agents["capabilities"] = list(call.lc.settings.capabilities)
+    shown: Json = {"agents": agents}
     for order, endpoint in enumerate(call.lc.endpoints):
         shown[endpoint.name] = {
             "order": order,
@@ -61,7 +66,8 @@ async def role(call: Call) -> web.Response:
         return json_reply({"message": "Role not found"}, 404)
     if name == "ADMIN" and call.user.role != "ADMIN":
         return json_reply({"message": "Unauthorized"}, 403)
-    shown = recorded.USER_PERMISSIONS
+    changed = call.lc.settings.permissions
+    shown = {kind: {**rights, **changed.get(kind, {})} for kind, rights in recorded.USER_PERMISSIONS.items()}
     if name == "ADMIN":
         shown = {kind: dict.fromkeys(rights, True) for kind, rights in shown.items()}
     described = {"_id": call.lc.role_ids[name], "name": name, "description": "", "permissions": shown}

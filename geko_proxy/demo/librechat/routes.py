@@ -57,9 +57,10 @@ class Call:
 
     @property
     def ip(self) -> str:
-        """`req.ip` with TRUST_PROXY=1: the right-most X-Forwarded-For entry (contract §2.7)."""
-        forwarded = self.request.headers.get("X-Forwarded-For", "")
-        return forwarded.split(",")[-1].strip() or self.request.remote or "127.0.0.1"
+        """`req.ip`: the right-most X-Forwarded-For entry (contract §2.7), with TRUST_PROXY above 1 one before it."""
+        forwarded = self.request.headers.get("X-Forwarded-For", "").split(",")
+        trusted = min(self.lc.settings.trust_proxy, len(forwarded))
+        return forwarded[-trusted].strip() or self.request.remote or "127.0.0.1"
 
 
 class Route(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 MODELS = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-4")
 
@@ -92,6 +93,9 @@ class Settings:
     memory: the endpoint and model of the memory agent, which reads along with each turn of real calls; None: off.
     summary: the endpoint and model of summaries; None: the answering model makes them.
     memory_wait_s: how long the end of an answer waits for the memory agent.
+    allowed_domains: `registration.allowedDomains`; None: all. trust_proxy: TRUST_PROXY, hops of X-Forwarded-For.
+    says: what GET /api/config says differently. permissions: rights of the role USER that differ, by kind.
+    capabilities: `endpoints.agents.capabilities`; None: all.
     """
 
     jwt_secret: str
@@ -127,3 +131,8 @@ class Settings:
     memory: tuple[str, str] | None = None
     memory_wait_s: float = 3.0
     summary: tuple[str, str] | None = None
+    allowed_domains: tuple[str, ...] | None = None
+    trust_proxy: int = 1
+    says: dict[str, Any] = field(default_factory=dict)
+    permissions: dict[str, dict[str, bool]] = field(default_factory=dict)
+    capabilities: tuple[str, ...] | None = None

@@ -74,6 +74,10 @@ async def _register(call: Call) -> web.Response:
     problems = _registration_problems(body)
     if problems:
         return json_reply({"message": " ".join(problems)}, 404)
+    domains = call.lc.settings.allowed_domains
+    if domains is not None and body["email"].lower().rpartition("@")[2] not in domains:
+        text = "The email address provided cannot be used. Please use a different email address."
+        return json_reply({"message": text}, 403)
     if not call.lc.accounts.add(body["name"], body["email"], body["password"], body.get("username")):
         await asyncio.sleep(call.lc.settings.duplicate_delay_s)
     return json_reply({"message": CHECK_MAIL})

@@ -7,7 +7,14 @@ from typing import Any, Final
 
 CHAT: Final = "chat"
 SAID: Final = frozenset({CHAT, "title", "memory", "summary", "embedding", "image", "audio", "moderation"})
-BY_OPERATION: Final[Mapping[str, str]] = {"embeddings": "embedding", "images": "image", "audio": "audio"}
+BY_OPERATION: Final[Mapping[str, str]] = {
+    "embeddings": "embedding",
+    "images": "image",
+    "speech": "audio",
+    "transcriptions": "audio",
+    "translations": "audio",
+}
+IN_ONE_PIECE: Final = frozenset({"title", "memory"})  # as LibreChat asks for them
 
 
 def kind_of(operation: str, said: str | None, body: Mapping[str, Any]) -> str:
@@ -15,6 +22,8 @@ def kind_of(operation: str, said: str | None, body: Mapping[str, Any]) -> str:
 
     operation: the API, as in the route table; body: of the call.
     """
+    if said in IN_ONE_PIECE and body.get("stream") is True:
+        return CHAT  # somebody chats by an endpoint that is meant for hidden work
     if said in SAID:
         return said
     return BY_OPERATION.get(operation, CHAT)
