@@ -198,7 +198,8 @@ class QuotaFilter(Filter):
     async def on_reply(self, exchange: Exchange) -> Reply | None:
         turn = self._turns.get(exchange)
         reply = exchange.reply
-        if turn is None or reply is None or reply.status != 200:
+        fine = range(200, 300) if exchange.route is Route.LLM else (200,)  # a provider may say 201, and bill
+        if turn is None or reply is None or reply.status not in fine:
             return None
         answer = answer_of(exchange)
         if answer is not None:
