@@ -274,7 +274,8 @@ class QuotaFilter(Filter):
             turn.final = answer.final
             if turn.outcome is not Outcome.CUT:
                 turn.outcome = Outcome.ABORTED if turn.final is None else Outcome.DONE
-        if not turn.started:
+        call = model_call_of(exchange)
+        if not turn.started and not (call is not None and call.is_asked and exchange.reply is None):
             await self._keeper.settle(turn.lease, Outcome.REFUSED, ())
             return
         if turn.ahead is not None:
