@@ -146,9 +146,9 @@ async def give_up(
     reply: Reply, parser: SseParser, left: Iterator[SseEvent], hooks: EventHooks | Filtered | None
 ) -> None:
     """Close the source at once; show the filters what has come already, and nobody gets: it was made all the same."""
+    data = reply.source.give_up() if isinstance(reply.source, UpstreamReply) else b""
     if hooks is None:
         return
-    data = reply.source.give_up() if isinstance(reply.source, UpstreamReply) else b""
     with suppress(SseFormatError):
         for event in (*left, *parser.feed(data)):
             with suppress(EndStream, FilterError):

@@ -85,7 +85,7 @@ class SseEvent:
         if self._json is None:
             try:
                 self._json = _decode(self.data)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self._json = _decode_halves(self.data)
         return self._json
 

@@ -198,7 +198,8 @@ class QuotaFilter(Filter):
     async def on_reply(self, exchange: Exchange) -> Reply | None:
         turn = self._turns.get(exchange)
         reply = exchange.reply
-        if turn is None or reply is None or reply.status != 200:
+        fine = range(200, 300) if exchange.route is Route.LLM else (200,)  # a provider may say 201, and bill
+        if turn is None or reply is None or reply.status not in fine:
             return None
         answer = answer_of(exchange)
         if answer is not None:
@@ -273,7 +274,8 @@ class QuotaFilter(Filter):
             turn.final = answer.final
             if turn.outcome is not Outcome.CUT:
                 turn.outcome = Outcome.ABORTED if turn.final is None else Outcome.DONE
-        if not turn.started:
+        call = model_call_of(exchange)
+        if not turn.started and not (call is not None and call.is_asked and exchange.reply is None):
             await self._keeper.settle(turn.lease, Outcome.REFUSED, ())
             return
         if turn.ahead is not None:

@@ -22,6 +22,11 @@ class LlmCall:
     provider: str
     answered: tuple[str, str] | None = None
     is_form: bool = False
+    is_asked: bool = False
+
+    def note_asked(self, is_asked: bool) -> None:
+        """Set `is_asked`."""
+        self.is_asked = is_asked
 
 
 def model_call_of(exchange: Exchange) -> LlmCall | None:

@@ -6,6 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -34,13 +35,17 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked of a provider, whichever deployment gets it. path: after the base URL, from its slash on."""
+    """What is asked of a provider, whichever deployment gets it. path: after the base URL, from its slash on.
+
+    note_sent: told True when a provider may have begun to work, False when it has refused.
+    """
 
     method: str
     path: str
     headers: tuple[tuple[bytes, bytes], ...]
     content_type: str
     streams: bool
+    note_sent: Callable[[bool], None] = lambda _: None
 
 
 class Deployment:
@@ -96,7 +101,12 @@ class Deployment:
         while True:
             try:
                 reply = await self.upstream.request(
-                    call.method, self._target(call.path), headers, body, timeout_ms=timeout_ms
+                    call.method,
+                    self._target(call.path),
+                    headers,
+                    body,
+                    timeout_ms=timeout_ms,
+                    on_sent=partial(call.note_sent, True),
                 )
             except UpstreamError as error:
                 if isinstance(error, Lost) and not error.sent:

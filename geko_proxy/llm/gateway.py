@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -16,21 +16,21 @@ from multidict import CIMultiDict
 from geko_proxy import relay
 from geko_proxy.config.llm_settings import LlmProviderSettings
 from geko_proxy.door import Door
-from geko_proxy.errors import EndStream, Refused, UpstreamError
+from geko_proxy.errors import Refused, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.failures import refused_by
-from geko_proxy.filters.chain import Chain, EventHooks
+from geko_proxy.filters.chain import Chain
 from geko_proxy.filters.metered_answers import answer_of
 from geko_proxy.llm.attribution import Attribution
 from geko_proxy.llm.call import LlmCall
 from geko_proxy.llm.catalogue import Catalogue
+from geko_proxy.llm.one_piece import in_one_piece
 from geko_proxy.llm.pool import Answer, ProviderPool
 from geko_proxy.llm.provider_headers import reply_headers
 from geko_proxy.llm.routes import PATHS
 from geko_proxy.llm.wire import FORMS, form_call, model_call
 from geko_proxy.llm.wire.base import ModelCall
 from geko_proxy.llm.wire.errors import refusal_body
-from geko_proxy.sse import SseEvent, SseFormatError, SseParser
 
 log = logging.getLogger("geko.llm")
 access = logging.getLogger("geko.access")
@@ -38,6 +38,7 @@ access = logging.getLogger("geko.access")
 # LibreChat's OpenAI library tries 408, 409, 429 and 5xx again, for two minutes; what a limit refuses stays refused.
 FINAL_STATUS: Final = 402
 QUOTA_CODES: Final = frozenset({"quota_exceeded", "key_budget_exceeded"})
+READABLE: Final = frozenset({"chat_completions", "responses", "messages", "embeddings", "images"})
 NO_RETRY: Final = {"x-should-retry": "false"}
 
 
@@ -88,6 +89,8 @@ class Gateway:
             status = reply.status
             return await relay.send(request, exchange, reply, None)
         finally:
+            if exchange.reply is not None:
+                exchange.reply.close()  # when it was not sent: the provider would write on for nobody
             if self._access_log:
                 log_access(exchange, status)
             if self._chain.must_finish(exchange):
@@ -151,7 +154,9 @@ class Gateway:
             if answer_of(exchange) is None:
                 call.shape.is_collected = False  # nobody meters it, so nobody will cut it
             reply = await self._ask(exchange, call)
-        return await self._chain.reply(exchange, reply)
+        reply = await self._chain.reply(exchange, reply)
+        check_readable(exchange, reply)
+        return reply
 
     async def _ask(self, exchange: Exchange, call: LlmCall) -> Reply:
         answer = await self._pool.send(
@@ -161,6 +166,7 @@ class Gateway:
             caller_headers(exchange.request),
             content_type=exchange.request.headers["Content-Type"] if call.is_form else "application/json",
             streams=call.shape.streams or call.shape.is_collected,
+            note_sent=call.note_asked,
         )
         call.answered = (answer.provider, answer.model)
         answer.reply.on_broken = lambda: self._pool.broke_off(answer)
@@ -186,41 +192,6 @@ async def read_call(exchange: Exchange) -> tuple[dict[str, Any], ModelCall]:
         return {}, form_call(await request.read(), request.headers.get("Content-Type", ""))
     body = await request.json()
     return body, model_call(exchange.operation, body)
-
-
-async def in_one_piece(reply: Reply, shape: ModelCall, hooks: EventHooks | None) -> Reply:
-    """Make the reply of a stream that was asked for in place of it. Raises UpstreamError when it breaks off."""
-    parser, source = SseParser(), reply.source
-    left: Iterator[SseEvent] = iter(())
-    assert source is not None
-    try:
-        while not shape.over and (chunk := await source.read_chunk()):
-            left = iter(parser.feed(chunk))
-            for event in left:
-                for each in await passed_on(event, shape, hooks):
-                    shape.collect(each)
-        if shape.failed or not shape.over:
-            raise UpstreamError("the provider's stream broke off, or told of an error")
-    except EndStream as end:
-        for event in end.last:
-            shape.collect(event)
-        await relay.give_up(reply, parser, left, hooks)
-    except SseFormatError as error:
-        raise UpstreamError(f"the provider's stream was not understood: {error}") from None
-    except asyncio.CancelledError:
-        await relay.give_up(reply, parser, left, hooks)
-        raise
-    finally:
-        reply.close()
-    return Reply.of_json(200, shape.collected(), {"Cache-Control": "no-store"})
-
-
-async def passed_on(event: SseEvent, shape: ModelCall, hooks: EventHooks | None) -> Sequence[SseEvent]:
-    """What the filters pass on; without any the shape is shown the event here. Raises EndStream."""
-    if hooks is not None:
-        return await hooks.run(event)
-    passed = shape.read(event).passed
-    return (event,) if passed is None else passed
 
 
 def log_access(exchange: Exchange, status: int) -> None:
@@ -252,11 +223,24 @@ def reply_of(answer: Answer) -> Reply:
     return Reply(answer.reply.status, reply_headers(answer.reply.headers), source=answer.reply)
 
 
+def check_readable(exchange: Exchange, reply: Reply) -> None:
+    """Whether the filters can read an answer: what nobody can count is not passed on. Raises UpstreamError."""
+    if not 200 <= reply.status < 300 or exchange.operation not in READABLE:
+        return
+    kind, coding = reply.headers.get("Content-Type", ""), reply.headers.get("Content-Encoding", "identity")
+    if coding.lower() != "identity":  # it was told to leave it (Accept-Encoding)
+        raise UpstreamError("the provider's reply is compressed")
+    if not reply.is_event_stream and not kind.lower().startswith("application/json"):
+        raise UpstreamError(f"the provider's reply is neither JSON nor an event stream: {kind[:100]!r}")
+
+
 def failure(exchange: Exchange, error: Exception) -> Reply:
     """Turn an exception into the reply, in the words of the API that was called."""
     if isinstance(error, UpstreamError):
         log.warning("%s: %s: %s", exchange.id, exchange.operation, error)
-        error = Refused(502, "provider_error", "The model provider gave no usable answer.")
+        # the provider may have billed it: LibreChat shall not ask for it again by itself
+        text = "The model provider gave no usable answer."
+        error = Refused(502, "provider_error", text, headers=NO_RETRY)
     refused = refused_by(exchange, error)
     status, headers = refused.status, dict(refused.headers or {})
     if refused.code in QUOTA_CODES:

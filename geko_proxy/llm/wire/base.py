@@ -80,6 +80,11 @@ class ModelCall(ABC):
         """Keep an event that is passed on, for a reply in one piece."""
         raise NotImplementedError
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether what was collected has its end, also without the stream's."""
+        return self.over
+
     def collected(self) -> Any:
         """The reply in one piece."""
         raise NotImplementedError

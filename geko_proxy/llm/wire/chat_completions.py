@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from geko_proxy.llm.wire.base import Count, ModelCall, Read, Usage, invalid
-from geko_proxy.llm.wire.collected import CollectedCompletion, can_be_collected
+from geko_proxy.llm.wire.collected import CollectedCompletion, can_be_collected, parts_text
 from geko_proxy.llm.wire.prompts import messages_tokens
 from geko_proxy.metering.usage_events import dicts_in, tokens_of
 from geko_proxy.sse import SseEvent
@@ -50,7 +50,7 @@ class _Chunk(msgspec.Struct):
         """Nothing but text of one choice."""
         if (
             self.usage not in (msgspec.UNSET, NULL)
-            or self.error is not msgspec.UNSET
+            or self.error not in (msgspec.UNSET, NULL)
             or self.x_groq is not msgspec.UNSET
         ):
             return False
@@ -106,7 +106,7 @@ class ChatCompletions(ModelCall):
 
     def read(self, event: SseEvent) -> Read:
         raw = event.data
-        if raw == DONE:
+        if raw.startswith(DONE):
             self.over = True
             return NOTHING
         try:
@@ -126,7 +126,7 @@ class ChatCompletions(ModelCall):
         data = event.json if event.data else None
         if not isinstance(data, dict):
             return NOTHING
-        if "error" in data:
+        if data.get("error"):
             self.failed = True
             return NOTHING
         self._head = self._head or {name: data.get(name) for name in ("id", "created", "model")}
@@ -157,8 +157,12 @@ class ChatCompletions(ModelCall):
         )
 
     def collect(self, event: SseEvent) -> None:
-        if event.data != DONE:
+        if not event.data.startswith(DONE):
             self._collected.take(event.json)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.over or self._collected.is_whole
 
     def collected(self) -> Any:
         return self._collected.whole()
@@ -184,6 +188,8 @@ def texts_of(message: Any) -> list[str]:
     if not isinstance(message, dict):
         return []
     found = [message[name] for name in TEXTS if isinstance(message.get(name), str)]
+    if isinstance(message.get("content"), list):
+        found.append(parts_text(message["content"]))
     functions = [call.get("function") for call in dicts_in(message.get("tool_calls"))]
     for function in (*functions, message.get("function_call")):
         if isinstance(function, dict):

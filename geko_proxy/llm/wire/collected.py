@@ -58,6 +58,8 @@ class CollectedCompletion:
         for name in TEXTS:
             if isinstance(delta.get(name), str):
                 message[name] = (message.get(name) or "") + delta[name]
+        if isinstance(delta.get("content"), list):
+            message["content"] = (message.get("content") or "") + parts_text(delta["content"], thoughts=False)
         for call in dicts_in(delta.get("tool_calls")):
             position = call.get("index", len(known["tools"]))
             if type(position) is int and 0 <= position < MAX_INDEX:
@@ -66,6 +68,11 @@ class CollectedCompletion:
             _take_function(
                 message.setdefault("function_call", {"name": "", "arguments": ""}), delta["function_call"]
             )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every choice has told how it ended: not all providers end with [DONE]."""
+        return bool(self._choices) and all(choice["finish_reason"] for choice in self._choices.values())
 
     def whole(self) -> Json:
         """The reply. Calls of tools that end in the middle are left out: nobody may run half of one."""
@@ -76,6 +83,18 @@ class CollectedCompletion:
             "choices": [_whole_choice(index, choices[index]) for index in sorted(choices)],
             **({"usage": self._usage} if self._usage is not None else {}),
         }
+
+
+def parts_text(parts: Any, *, thoughts: bool = True) -> str:
+    """The text of content that comes in parts (Mistral's API: text, and thinking that holds texts)."""
+    found = []
+    for part in dicts_in(parts):
+        inner = part.get("thinking") if thoughts else None
+        pieces = [part, *dicts_in(inner)]
+        found += [piece["text"] for piece in pieces if isinstance(piece.get("text"), str)]
+        if isinstance(inner, str):
+            found.append(inner)
+    return "".join(found)
 
 
 def _whole_choice(index: int, choice: Json) -> Json:
