@@ -128,7 +128,7 @@ class Gateway:
             raise Refused(401, "invalid_api_key", "The key of this listener is llm.key of GEKO's settings.")
 
     async def _list_models(self, exchange: Exchange, provider: str) -> Reply:
-        exchange.user = await self._attribution.identify(exchange.request, None)
+        exchange.user = await self._attribution.identify(exchange.request)
         reply = await self._chain.request(exchange)
         if reply is None:
             reply = await self._catalogue.reply(provider, exchange.config)
@@ -136,7 +136,7 @@ class Gateway:
 
     async def _call(self, exchange: Exchange, provider: str) -> Reply:
         body, shape = await read_call(exchange)
-        exchange.user = await self._attribution.identify(exchange.request, body)
+        exchange.user = await self._attribution.identify(exchange.request)
         call = LlmCall(shape, await self._attribution.origin(exchange, body), provider)
         call.is_form = exchange.operation in FORMS
         exchange.state[LlmCall] = call
@@ -169,6 +169,8 @@ class Gateway:
         asked = (call.provider, call.shape.model)
         targets = [asked]
         config = exchange.config
+        if not self._pool.serves(*asked):
+            return targets  # its name would be a way around the limits of the fallback's model
         for entry in config.fallback if config is not None else ():
             provider, _, model = entry.partition("/")
             same_api = self._apis.get(provider) == self._apis[call.provider]

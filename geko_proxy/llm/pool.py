@@ -106,6 +106,11 @@ class ProviderPool:
         )
         return answer.reply
 
+    def serves(self, provider: str, model: str) -> bool:
+        """Whether calls for a model have a deployment to go to."""
+        found = self._providers.get(provider)
+        return found is not None and bool(found.serving(model))
+
     async def send(
         self,
         targets: Sequence[Target],
