@@ -25,7 +25,7 @@ format: venv ## put the code into our format
 settings: venv ## write .env.example and docs/settings.md from the settings in the code
 	$(PY) -m geko_proxy.config
 
-bench: venv ## compare with LibreChat alone, nginx and a naive proxy; the last line is JSON
+bench: venv ## compare with LibreChat alone, nginx, a naive proxy and LiteLLM; the last line is JSON
 	@$(PY) -m bench
 
 prove-quota: venv ## prove under load, with kills, that quotas hold; ARGS="--turns 60" for less; the last line is JSON

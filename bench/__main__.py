@@ -16,17 +16,21 @@ from pathlib import Path
 
 import uvloop
 
-from bench import report
+from bench import llm_report, report
 from bench.cores import Cores, available_cores, machine, pin, share_out
+from bench.llm_subjects import LLM_SUBJECTS
 from bench.logins import measure_logins
-from bench.measure import MEASUREMENTS, Figures, Measurement, measure
+from bench.measure import LLM_MEASUREMENTS, MEASUREMENTS, Figures, Measurement, measure
 from bench.processes import BenchError
 from bench.subjects import SUBJECTS, Stage, Subject, upstream
 
 LIMIT_S = 170.0  # no further round is begun when it would end later than this
 FILE = Path(__file__).parent / "results" / "latest.md"
 LOCK = Path(tempfile.gettempdir(), f"geko-bench-{os.getuid()}.lock")
+OTHERS = ("nginx", "llm-litellm")  # what may be missing
 LOGINS = "logins"  # stands alone, and is not part of the comparison
+ALL = {**SUBJECTS, **LLM_SUBJECTS}
+SIDES = ((tuple(SUBJECTS), MEASUREMENTS), (tuple(LLM_SUBJECTS), LLM_MEASUREMENTS))
 HEADROOM = 2.0  # a load generator that is not this much faster than GEKO measures itself
 
 Rounds = dict[str, dict[str, list[Figures]]]
@@ -55,15 +59,26 @@ def _run(arguments: argparse.Namespace) -> int:
         print(note)
     if LOGINS in arguments.measure:
         return _run_logins(cores)
-    rounds, problems = uvloop.run(_bench(arguments, cores))
+    rounds: Rounds = {}
+    problems: list[str] = []
+    for names, measurements in SIDES:
+        if only := [name for name in arguments.only if name in names]:
+            found = uvloop.run(_bench(arguments, only, measurements, cores))
+            rounds |= found[0]
+            problems += found[1]
     summary = report.summary(rounds, this_machine, cores, problems)
     problems += _too_slow(summary["direct_to_geko"])
-    text = report.table(summary["results"], this_machine, [*cores.notes, *problems])
+    summary["llm"] = llm_report.ratios(summary["results"])
+    tables = (
+        report.table(summary["results"], this_machine, [*cores.notes, *problems]),
+        llm_report.table(summary["results"]),
+    )
+    text = "\n\n".join(filter(None, tables))
     FILE.parent.mkdir(exist_ok=True)
     FILE.write_text(text + "\n")
     print(f"\n{text}\n")
     print(json.dumps({**summary, "problems": [*cores.notes, *problems]}, separators=(",", ":")))
-    return 1 if any(name in SUBJECTS and not rounds[name] for name in rounds if name != "nginx") else 0
+    return 1 if any(not rounds[name] for name in rounds if name not in OTHERS) else 0
 
 
 def _run_logins(cores: Cores) -> int:
@@ -76,25 +91,30 @@ def _run_logins(cores: Cores) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description="Compare GEKO with nginx and a naive proxy.")
+    parser = argparse.ArgumentParser(
+        prog="bench", description="Compare GEKO with nginx, a naive proxy, and LiteLLM."
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="SUBJECT")
-    names = [each.name for each in MEASUREMENTS]
+    parser.add_argument("--only", nargs="+", choices=ALL, default=list(ALL), metavar="SUBJECT")
+    names = [each.name for _, measurements in SIDES for each in measurements]
     parser.add_argument(
         "--measure", nargs="+", choices=[*names, LOGINS], default=names, metavar="MEASUREMENT"
     )
     return parser.parse_args(argv)
 
 
-async def _bench(arguments: argparse.Namespace, cores: Cores) -> tuple[Rounds, list[str]]:
+async def _bench(
+    arguments: argparse.Namespace, names: Sequence[str], measurements: Sequence[Measurement], cores: Cores
+) -> tuple[Rounds, list[str]]:
+    """Measure one side of GEKO, and what it is compared with."""
     begun = time.monotonic()
-    rounds: Rounds = {name: {} for name in arguments.only}
+    rounds: Rounds = {name: {} for name in names}
     problems: list[str] = []
-    wanted = [each for each in MEASUREMENTS if each.name in arguments.measure]
+    wanted = [each for each in measurements if each.name in arguments.measure]
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geko-bench-")))
         stage = Stage(await stack.enter_async_context(upstream(cores, folder)), cores, folder)
-        subjects = await _start(arguments.only, stage, stack, problems)
+        subjects = await _start(names, stage, stack, problems)
         last = 0.0
         for number in range(1, arguments.rounds + 1):
             at = time.monotonic()
@@ -113,7 +133,7 @@ async def _start(
     subjects = []
     for name in names:
         try:
-            subject = await stack.enter_async_context(SUBJECTS[name](stage))
+            subject = await stack.enter_async_context(ALL[name](stage))
         except BenchError as error:
             problems.append(str(error))
             print(error, file=sys.stderr)
@@ -143,7 +163,7 @@ async def _compare(
             continue
         rounds[subject.name].setdefault(what.name, []).append(figures)
         shown = "  ".join(f"{key}={value}" for key, value in figures.items())
-        print(f"round {number}  {what.name:<9} {subject.name:<7} {shown}", flush=True)
+        print(f"round {number}  {what.name:<13} {subject.name:<11} {shown}", flush=True)
 
 
 def _too_slow(headroom: dict[str, float] | None) -> list[str]:

@@ -7,12 +7,12 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 
 from bench.cores import pin
-from bench.load import Job
+from bench.load import Job, Kind
 from bench.processes import ROOT, BenchError, end, environment, python
 from bench.subjects import Stage, Subject
 
@@ -32,10 +32,20 @@ class Measurement:
     """
 
     name: str
-    kind: Literal["json", "starts", "paced", "unpaced"]
+    kind: Kind
     count: int
     seconds: float
     extra: bool = False
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether its streams have a speed of their own, and run until they are stopped."""
+        return self.kind in ("paced", "paced_calls")
+
+    @property
+    def offered_per_s(self) -> int:
+        """Events a second that paced streams bring."""
+        return self.count * 1000 // GAP_MS
 
 
 MEASUREMENTS = (
@@ -44,6 +54,13 @@ MEASUREMENTS = (
     Measurement("paced", "paced", STREAMS, 4.0),
     Measurement("unpaced", "unpaced", 48, 1.5, extra=True),
     Measurement("starts", "starts", 32, 1.5, extra=True),
+)
+LLM_FEW, LLM_MANY = 10, 100
+LLM_MEASUREMENTS = (
+    Measurement("calls_32", "calls", 32, 3.0),
+    Measurement("few", "paced_calls", LLM_FEW, 3.0),
+    Measurement("many", "paced_calls", LLM_MANY, 4.0),
+    Measurement("unpaced_calls", "unpaced_calls", 32, 2.0, extra=True),
 )
 
 Figures = dict[str, Any]
@@ -54,7 +71,7 @@ async def measure(stage: Stage, subject: Subject, what: Measurement) -> Figures:
     take the core away change less. Raises BenchError when the load could not be brought up."""
     cores = stage.cores.load
     share = -(-what.count // len(cores))
-    job = Job(what.kind, subject.port, share, subject.headers, subject.chats, GAP_MS)
+    job = Job(what.kind, subject.port, share, subject.headers, subject.chats, GAP_MS, subject.target)
     processes = [await _start(job, core) for core in cores]
     try:
         await asyncio.gather(*(_ready(process) for process in processes))
@@ -71,14 +88,15 @@ async def measure(stage: Stage, subject: Subject, what: Measurement) -> Figures:
     found = {**figures(results, what.seconds), **sent}
     if sent.get("cpu"):
         found["per_core_s"] = round(found["per_s"] / sent["cpu"])
-    if what.kind == "paced":
-        found["share"] = min(1.0, round(found["per_s"] / OFFERED_PER_S, 4))
+    if what.is_paced:
+        found["share"] = min(1.0, round(found["per_s"] / what.offered_per_s, 4))
     return found
 
 
 def figures(results: Sequence[Figures], seconds: float) -> Figures:
     """Sum up what the load processes counted; latencies in ms."""
     latencies = sorted(each for result in results for each in result["latencies_ns"])
+    firsts = sorted(each for result in results for each in result.get("firsts_ns", ()))
     reasons: dict[str, int] = {}
     for result in results:
         for reason, count in result["reasons"].items():
@@ -88,6 +106,11 @@ def figures(results: Sequence[Figures], seconds: float) -> Figures:
         "bad": sum(result["bad"] for result in results),
         "p50_ms": _percentile(latencies, 0.5),
         "p99_ms": _percentile(latencies, 0.99),
+        **(
+            {"first_p50_ms": _percentile(firsts, 0.5), "first_p99_ms": _percentile(firsts, 0.99)}
+            if firsts
+            else {}
+        ),
         **({"reasons": reasons} if reasons else {}),
     }
 
@@ -107,7 +130,7 @@ async def _watch(stage: Stage, subject: Subject, what: Measurement, start: int, 
     extra: Figures = {}
     if subject.pid:
         extra["cpu"] = round((cpu_after - cpu_before) / what.seconds, 2)
-    if what.kind == "paced":
+    if what.is_paced:
         extra["sent_per_s"] = round((after - before) / what.seconds)
         await _stop_answers(stage)
     return extra

@@ -49,8 +49,12 @@ async def running(
     port: int,
     folder: Path,
     env: Mapping[str, str] | None = None,
+    within_s: float = START_WITHIN_S,
 ) -> AsyncIterator[int]:
-    """A server that listens on the port while the context is open; gives its process id. Raises BenchError."""
+    """A server that listens on the port while the context is open; gives its process id. Raises BenchError.
+
+    within_s: it must listen by then.
+    """
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -62,16 +66,18 @@ async def running(
         )
         pin(process.pid, [core])
         try:
-            await listening(name, process, port, log.fileno())
+            await listening(name, process, port, log.fileno(), within_s)
             yield process.pid
         finally:
             await end(process)
 
 
-async def listening(name: str, process: asyncio.subprocess.Process, port: int, log: int) -> None:
+async def listening(
+    name: str, process: asyncio.subprocess.Process, port: int, log: int, within_s: float = START_WITHIN_S
+) -> None:
     """Wait until the process listens on the port; log: the file of what it says. Raises BenchError."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + START_WITHIN_S
+    deadline = loop.time() + within_s
     while loop.time() < deadline and process.returncode is None:
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection("127.0.0.1", port)

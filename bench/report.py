@@ -78,7 +78,7 @@ def table(found: Results, machine: Mapping[str, object], notes: Sequence[str]) -
         f" paced events/s of {OFFERED_PER_S:,} | latency p50 / p99 | bad streams |"
         " unpaced events/s | chat starts/s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
-        *(_row(TITLES[name], measured) for name, measured in found.items()),
+        *(_row(TITLES[name], measured) for name, measured in found.items() if name in TITLES),
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}. Every proxy has"
         f" one core of its own. Paced: {STREAMS} answers at once, 50 words a second each; latency from the upstream's"

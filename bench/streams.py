@@ -6,8 +6,9 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, Protocol, cast
 
 import httptools
 
@@ -19,6 +20,16 @@ PATH = "/api/agents/chat/stream/"
 ENDLESS = 1_000_000
 OPENS_WITHIN_S = 10.0
 ENDS_WITHIN_S = 8.0
+
+
+class Form(NamedTuple):
+    """How the events of a stream look. sent: finds number and time of a word; final: stands in the last event."""
+
+    sent: re.Pattern[bytes]
+    final: bytes
+
+
+CHAT = Form(SENT, b'data: {"final":true')
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +44,14 @@ class Answers:
 
 
 class Stream(asyncio.Protocol):
-    """One browser that listens to one answer; `begun` is set by the first word, `ended` at the end."""
+    """Somebody who listens to one answer; `begun` is set by the first word, `ended` at the end.
 
-    def __init__(self, request: bytes, window: Window) -> None:
+    first_after_ns: from the request to the first word; 0: there is none yet.
+    """
+
+    def __init__(self, request: bytes, window: Window, form: Form = CHAT) -> None:
+        self.first_after_ns = 0
+        self._form = form
         self.begun = asyncio.Event()
         self.ended = asyncio.Event()
         self._request = request
@@ -48,6 +64,7 @@ class Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._asked_ns = time.monotonic_ns()
         self._transport.write(self._request)
 
     def measure_with(self, window: Window) -> None:
@@ -79,14 +96,15 @@ class Stream(asyncio.Protocol):
         data = self._rest + body
         end = data.rfind(b"\n\n") + 2
         self._rest = data[end:] if end > 1 else data
-        for number, sent_ns in SENT.findall(data, 0, max(end, 0)) if end > 1 else ():
+        for number, sent_ns in self._form.sent.findall(data, 0, max(end, 0)) if end > 1 else ():
             if int(number) == self._next:
                 self._next += 1
             else:
                 self._next = -1  # every later number is wrong too
             self._window.add(self._now, self._now - int(sent_ns))
-        self._final = self._final or b'data: {"final":true' in data
+        self._final = self._final or self._form.final in data
         if self._next:
+            self.first_after_ns = self.first_after_ns or self._now - self._asked_ns
             self.begun.set()
 
     def on_message_complete(self) -> None:
@@ -168,14 +186,23 @@ def chat_message(words: int, gap_ms: int) -> bytes:
     return json.dumps(message).encode()
 
 
-async def run_paced(answers: Answers, count: int, starters: int) -> Window:
+class Starts(Protocol):
+    """Starts streams."""
+
+    async def start(self) -> Stream | None:
+        """Begin to listen to a new answer; None if it could not be started."""
+
+    def close(self) -> None:
+        """Close what starting needs."""
+
+
+async def run_paced(window: Window, starter_of: Callable[[], Starts], count: int, starters: int) -> None:
     """Open so many streams, measure once all of them bring words, then wait for their ends (the bench stops them)."""
-    window = Window()
     streams: list[Stream] = []
     left = iter(range(count))
 
     async def open_some() -> None:
-        starter = Starter(answers, window)
+        starter = starter_of()
         for _ in left:
             stream = await starter.start()
             if stream is not None:
@@ -192,16 +219,14 @@ async def run_paced(answers: Answers, count: int, starters: int) -> Window:
         window.fail("did not begin")
     await window.agree()
     await _until_ended(streams, window)
-    return window
 
 
-async def run_unpaced(answers: Answers, at_once: int) -> Window:
+async def run_unpaced(window: Window, starter_of: Callable[[], Starts], at_once: int) -> None:
     """Keep so many short answers running, one after the other, until the measurement is over."""
-    window = Window()
     last: list[Stream] = []
 
     async def listen() -> None:
-        starter = Starter(answers, window)
+        starter = starter_of()
         while not window.over:
             stream = await starter.start()
             if stream is not None:
@@ -217,7 +242,6 @@ async def run_unpaced(answers: Answers, at_once: int) -> Window:
     await _until_ended(last, window, 0.1)
     for task in listening:
         task.cancel()
-    return window
 
 
 async def _until_ended(streams: list[Stream], window: Window, within_s: float = ENDS_WITHIN_S) -> None:

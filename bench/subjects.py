@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 import aiohttp
 
@@ -43,13 +44,17 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One thing to measure. headers: of every request; chats: streams begin with a chat message."""
+    """One thing to measure. headers: of every request; chats: streams begin with a chat message.
+
+    target: the path of chat completions, of what is called as a model provider.
+    """
 
     name: str
     port: int
     pid: int
     headers: dict[str, str] = field(default_factory=dict)
     chats: bool = False
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +117,14 @@ async def geko(stage: Stage, more: Mapping[str, str] | None = None) -> AsyncIter
     """
     password = secrets.token_hex(16)
     port = free_port()
-    async with _database(stage.folder / "geko") as dsn:
-        await _register(dsn, password)
+    async with database(stage.folder / "geko") as dsn:
+        await register(dsn, password)
         command = python("geko_proxy", "--config", str(ROOT / "config" / "geko.toml"), "serve")
-        env = {**_settings(stage.upstream, port, dsn), **(more or {})}
+        env = {**settings(stage.upstream, port, dsn), **(more or {})}
         async with running(
             "GEKO", command, core=stage.cores.measured, port=port, folder=stage.folder, env=env
         ) as pid:
-            token = await _log_in(port, password)
+            token = await log_in(port, password)
             yield Subject("geko", port, pid, {"Authorization": f"Bearer {token}"}, chats=True)
 
 
@@ -132,24 +137,28 @@ SUBJECTS: dict[str, Callable[[Stage], AbstractAsyncContextManager[Subject | None
 
 
 @asynccontextmanager
-async def _database(home: Path) -> AsyncIterator[str]:
+async def database(home: Path) -> AsyncIterator[str]:
+    """A database of its own; gives its address."""
     postgres = EmbeddedPostgres()
     yield await asyncio.to_thread(postgres.start, home)
     await asyncio.to_thread(postgres.stop)
 
 
-async def _register(dsn: str, password: str) -> None:
+async def register(dsn: str, password: str) -> UUID:
+    """Make the tables, and a user; returns the id of the user's workspace."""
     await migrate(dsn, ROOT / "sql")
-    database = await Database.open(dsn)
+    opened = await Database.open(dsn)
     try:
-        await Registration(database).register(
+        registered = await Registration(opened).register(
             email=EMAIL, password=password, name="Bench", token_limit=TOKEN_LIMIT
         )
     finally:
-        await database.close()
+        await opened.close()
+    return registered.workspace.workspace_id
 
 
-def _settings(upstream_port: int, port: int, dsn: str) -> dict[str, str]:
+def settings(upstream_port: int, port: int, dsn: str) -> dict[str, str]:
+    """What differs from the shipped settings."""
     names = (
         "GEKO_AUTH_JWT_SECRET",
         "GEKO_AUTH_ENCRYPTION_SECRET",
@@ -173,7 +182,8 @@ def _settings(upstream_port: int, port: int, dsn: str) -> dict[str, str]:
     }
 
 
-async def _log_in(port: int, password: str) -> str:
+async def log_in(port: int, password: str) -> str:
+    """Sign the user in; returns the token."""
     url = f"http://127.0.0.1:{port}/v1/auth/login"
     async with aiohttp.ClientSession() as session:
         async with session.post(url, json={"email": EMAIL, "password": password}) as reply:

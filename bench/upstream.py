@@ -1,7 +1,8 @@
 """A LibreChat-shaped upstream that does as little work as an asyncio protocol can: `python -m bench.upstream PORT`.
 
 A chat message says in its text how many words the answer has and how far apart they come ("n=200 ms=20"); a stream
-can also be asked for directly with ?n=&ms=. `POST /bench/stop` ends all running answers at once.
+can also be asked for directly with ?n=&ms=. It is a model provider, too: POST /v1/chat/completions.
+`POST /bench/stop` ends all running answers at once.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ import re
 import sys
 import time
 import uuid
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qs
 
 import uvloop
 
-from bench.events import STREAM_HEAD, closing, conversations, delta, json_reply, opening
+from bench import completions, events
+from bench.events import conversations, json_reply
 
 PLAN = re.compile(rb"n=(\d+) ms=(\d+)")
+STREAMS = re.compile(rb'"stream": ?true')
+WITH_USAGE = re.compile(rb'"include_usage": ?true')
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 STREAM = "/api/agents/chat/stream/"
+CALLS = "/v1/chat/completions"
 AT_ONCE = 32  # words written without a pause when they have no distance
 # a login answer carries a token; with identity "mint" nobody looks into it
 TOKEN = "e30.eyJleHAiOjQxMDI0NDQ4MDB9.c2ln"  # {"exp": 4102444800}, unsigned
@@ -38,6 +44,20 @@ FIXED = {
 NOT_FOUND = json_reply({"message": "Endpoint not found"}, b"404 Not Found")
 
 
+class Voice(NamedTuple):
+    """How an answer is told. delta: of a word's number and the time in ns; closing: of its id and number of words."""
+
+    head: bytes
+    opening: Callable[[str], bytes]
+    delta: Callable[[int, int], bytes]
+    closing: Callable[[str, int], bytes]
+
+
+CHAT = Voice(events.STREAM_HEAD, events.opening, events.delta, events.closing)
+CALL = Voice(completions.STREAM_HEAD, completions.opening, completions.delta, completions.closing)
+METERED_CALL = CALL._replace(closing=completions.closing_with_usage)
+
+
 class Answers:
     """The answers that were asked for, those that are running, and how many words were sent."""
 
@@ -48,9 +68,8 @@ class Answers:
 
     def ask(self, body: bytes) -> bytes:
         """Take a chat message; the reply names the stream of its answer."""
-        plan = PLAN.search(body)
         stream_id = str(uuid.uuid4())
-        self.asked[stream_id] = (int(plan[1]), int(plan[2]) / 1000) if plan else (10, 0.0)
+        self.asked[stream_id] = planned(body)
         return json_reply({"streamId": stream_id, "conversationId": stream_id, "status": "started"})
 
     def plan(self, stream_id: str, query: str) -> tuple[int, float] | None:
@@ -71,8 +90,15 @@ class Answer:
     """One stream of events to one connection. Paced by absolute times, so that delays do not add up."""
 
     def __init__(
-        self, answers: Answers, connection: Connection, stream_id: str, words: int, gap_s: float
+        self,
+        answers: Answers,
+        connection: Connection,
+        stream_id: str,
+        words: int,
+        gap_s: float,
+        voice: Voice = CHAT,
     ) -> None:
+        self._voice = voice
         self._answers = answers
         self._connection = connection
         self._write = connection.transport.write
@@ -84,7 +110,7 @@ class Answer:
         self._next_at = self._loop.time()
         self._timer: asyncio.Handle | None = None
         answers.running.add(self)
-        self._write(STREAM_HEAD + opening(stream_id))
+        self._write(voice.head + voice.opening(stream_id))
         self.step()
 
     def step(self) -> None:
@@ -93,7 +119,7 @@ class Answer:
         if self._connection.paused and not self._gap_s:
             return  # goes on in resume_writing
         upto = min(self._words, self._number + (1 if self._gap_s else AT_ONCE))
-        now_ns = time.monotonic_ns()
+        now_ns, delta = time.monotonic_ns(), self._voice.delta
         self._write(b"".join([delta(number, now_ns) for number in range(self._number, upto)]))
         self._answers.sent += upto - self._number
         self._number = upto
@@ -108,7 +134,7 @@ class Answer:
     def end(self) -> None:
         """Write the last events."""
         self.drop()
-        self._write(closing(self._stream_id, self._number))
+        self._write(self._voice.closing(self._stream_id, self._number))
         self._connection.answer = None
 
     def drop(self) -> None:
@@ -158,6 +184,9 @@ class Connection(asyncio.Protocol):
 
     def _serve(self, method: str, target: str, body: bytes) -> None:
         path, _, query = target.partition("?")
+        if path.endswith(CALLS):
+            self._call(body)
+            return
         if path.startswith(STREAM):
             stream_id = path[len(STREAM) :]
             plan = self._answers.plan(stream_id, query)
@@ -165,6 +194,13 @@ class Connection(asyncio.Protocol):
                 self.answer = Answer(self._answers, self, stream_id, *plan)
                 return
         self.transport.write(FIXED.get(f"{method} {path}") or self._reply(method, path, body))
+
+    def _call(self, body: bytes) -> None:
+        if STREAMS.search(body):
+            voice = METERED_CALL if WITH_USAGE.search(body) else CALL
+            self.answer = Answer(self._answers, self, "", *planned(body), voice)
+        else:
+            self.transport.write(completions.REPLY)
 
     def _reply(self, method: str, path: str, body: bytes) -> bytes:
         if path.startswith("/api/agents/chat/status/"):
@@ -182,6 +218,12 @@ class Connection(asyncio.Protocol):
         if path.startswith("/bench/"):
             return json_reply({"sent": self._answers.sent, "running": len(self._answers.running)})
         return NOT_FOUND
+
+
+def planned(body: bytes) -> tuple[int, float]:
+    """Words, and seconds between them, that a message asks for."""
+    plan = PLAN.search(body)
+    return (int(plan[1]), int(plan[2]) / 1000) if plan else (10, 0.0)
 
 
 def account(login: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,10 @@ SAMPLES = 2000
 
 @dataclass(slots=True)
 class Window:
-    """Counts what happens between start_ns and end_ns. bad: failures, whenever they happen."""
+    """Counts what happens between start_ns and end_ns. bad: failures, whenever they happen.
+
+    firsts_ns: from a request to the first word of its answer, where that is measured.
+    """
 
     start_ns: int = NEVER
     end_ns: int = NEVER
@@ -25,6 +28,7 @@ class Window:
     bad: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     latencies_ns: list[int] = field(default_factory=list)
+    firsts_ns: list[int] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
@@ -52,7 +56,16 @@ class Window:
 
     def result(self) -> dict[str, object]:
         """The figures of this process; of the latencies an even sample."""
-        ordered = sorted(self.latencies_ns)
-        step = max(1, len(ordered) / SAMPLES)
-        sample = [ordered[int(i * step)] for i in range(min(SAMPLES, len(ordered)))]
-        return {"count": self.count, "bad": self.bad, "reasons": self.reasons, "latencies_ns": sample}
+        return {
+            "count": self.count,
+            "bad": self.bad,
+            "reasons": self.reasons,
+            "latencies_ns": _sample(self.latencies_ns),
+            "firsts_ns": _sample(self.firsts_ns),
+        }
+
+
+def _sample(latencies_ns: list[int]) -> list[int]:
+    ordered = sorted(latencies_ns)
+    step = max(1, len(ordered) / SAMPLES)
+    return [ordered[int(i * step)] for i in range(min(SAMPLES, len(ordered)))]

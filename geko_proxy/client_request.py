@@ -30,16 +30,20 @@ class BodyReader:
         """The next bytes. Raises Refused 413 beyond the limit, 408 when none come."""
         if self._size > self.limit:
             raise self._too_large()
-        try:
-            async with asyncio.timeout(SILENT_S):
-                chunk: bytes = await self._content.readany()
-        except TimeoutError:
-            text = "The request body did not arrive."
-            raise Refused(408, "body_timeout", text, headers={"Connection": "close"}) from None
+        content = self._content
+        chunk = await (content.readany() if content.is_eof() else self._wait())
         self._size += len(chunk)
         if self._size > self.limit:
             raise self._too_large()
         return chunk
+
+    async def _wait(self) -> bytes:
+        try:
+            async with asyncio.timeout(SILENT_S):
+                return await self._content.readany()
+        except TimeoutError:
+            text = "The request body did not arrive."
+            raise Refused(408, "body_timeout", text, headers={"Connection": "close"}) from None
 
     def _too_large(self) -> Refused:
         return Refused(413, "body_too_large", f"The request body is larger than {self.limit} bytes.")

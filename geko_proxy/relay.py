@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -40,6 +41,9 @@ async def send(
 ) -> web.StreamResponse:
     """Send a reply: bytes at once, a source as it arrives, an event stream through its hooks if there are any."""
     headers = secure(reply.headers, exchange)
+    if hooks is None and _is_there(reply) and request.method != "HEAD":
+        await reply.read()
+        headers.popall("Content-Length", None)
     if reply.source is None and request.method != "HEAD":
         return web.Response(status=reply.status, headers=headers, body=reply.body)
     response = web.StreamResponse(status=reply.status, headers=headers)
@@ -52,7 +56,7 @@ async def send(
         elif hooks is None:
             await _raw(request, reply, response)
         else:
-            await _events(exchange, reply, response, hooks)
+            await _events(request, exchange, reply, response, hooks)
         await response.write_eof()
     except ConnectionError as error:
         raise ClientLeft from error
@@ -61,9 +65,25 @@ async def send(
     return response
 
 
+def _is_there(reply: Reply) -> bool:
+    """Whether the body has come whole, as small ones do with their head: one write sends both."""
+    source = reply.source
+    return isinstance(source, UpstreamReply) and source.complete and not source.bodiless
+
+
+def _push(request: web.BaseRequest, response: web.StreamResponse) -> Push | None:
+    """What writes straight to the client; None: the connection is gone."""
+    if request.transport is None:
+        return None
+    return Push(request.transport, chunked="Transfer-Encoding" in response.headers)
+
+
 async def _raw(request: web.BaseRequest, reply: Reply, response: web.StreamResponse) -> None:
     source = reply.source
     assert source is not None
+    push = _push(request, response)
+    if reply.is_event_stream and isinstance(source, UpstreamReply) and push is not None:
+        source.tap = Straight(push)
     try:
         while chunk := await source.read_chunk():
             async with asyncio.timeout(STALLED_S):
@@ -84,10 +104,20 @@ def _stalled(request: web.BaseRequest) -> ClientLeft:
     return ClientLeft()
 
 
-async def _events(exchange: Exchange, reply: Reply, response: web.StreamResponse, hooks: EventHooks) -> None:
+async def _events(
+    request: web.BaseRequest,
+    exchange: Exchange,
+    reply: Reply,
+    response: web.StreamResponse,
+    event_hooks: EventHooks,
+) -> None:
     parser = SseParser()
     left: Iterator[SseEvent] = iter(())
+    hooks: EventHooks | Filtered = event_hooks
     assert reply.source is not None
+    push = _push(request, response)
+    if isinstance(reply.source, UpstreamReply) and push is not None:
+        hooks = reply.source.tap = Filtered(push, parser, event_hooks)
     try:
         while chunk := await reply.source.read_chunk():
             out = []
@@ -111,7 +141,7 @@ async def _events(exchange: Exchange, reply: Reply, response: web.StreamResponse
 
 
 async def give_up(
-    reply: Reply, parser: SseParser, left: Iterator[SseEvent], hooks: EventHooks | None
+    reply: Reply, parser: SseParser, left: Iterator[SseEvent], hooks: EventHooks | Filtered | None
 ) -> None:
     """Close the source at once; show the filters what has come already, and nobody gets: it was made all the same."""
     data = reply.source.give_up() if isinstance(reply.source, UpstreamReply) else b""
@@ -145,8 +175,9 @@ async def _whole_events(
 ) -> None:
     source, whole = reply.source, WholeEvents()
     assert isinstance(source, UpstreamReply)
-    if request.transport is not None:
-        source.tap = Through(Push(request.transport, chunked="Transfer-Encoding" in response.headers), whole)
+    push = _push(request, response)
+    if push is not None:
+        source.tap = Through(push, whole)
     try:
         while chunk := await source.read_chunk():
             if piece := whole.take(chunk):
@@ -206,6 +237,89 @@ class Through:
 
     def flush(self) -> None:
         """Nothing is held back."""
+
+
+class Straight:
+    """Writes what comes to the client where it arrives, as long as it keeps up: a `Tap`."""
+
+    __slots__ = ("_pieces", "_push")
+
+    def __init__(self, push: Push) -> None:
+        self._push = push
+        self._pieces: list[bytes] = []
+
+    def take(self, data: bytes) -> bool:
+        """Pass a piece on; False: it is left to the reader, who waits for the client."""
+        if not self.has_room:
+            return False
+        self.keep(data)
+        return True
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the client is there and keeps up."""
+        return self._push.has_room
+
+    def keep(self, data: bytes) -> None:
+        """Write this with the next `flush`."""
+        self._pieces.append(data)
+
+    def flush(self) -> None:
+        """Write what came together as one."""
+        if pieces := self._pieces:
+            self._pieces = []
+            self._push(b"".join(pieces), len(pieces))
+
+
+class Begun(NamedTuple):
+    """An event that the filters have seen, and what is left to do: to wait for one of them, or to raise."""
+
+    waiting: Coroutine[Any, Any, Sequence[SseEvent]] | None
+    error: Exception | None
+
+
+class Filtered:
+    """Passes events through the filters where they arrive, as long as none has to wait or changes one: a `Tap`."""
+
+    __slots__ = ("_begun", "_hooks", "_parser", "_straight")
+
+    def __init__(self, push: Push, parser: SseParser, hooks: EventHooks) -> None:
+        self._straight = Straight(push)
+        self._parser = parser
+        self._hooks = hooks
+        self._begun: Begun | None = None
+
+    def take(self, data: bytes) -> bool:
+        """Pass an event on; False: it is left to the reader, with what the filters have begun."""
+        if not self._straight.has_room:
+            return False
+        event = self._parser.whole(data)
+        if event is None:
+            return False
+        try:
+            waiting = self._hooks.start(event)
+        except Exception as error:  # noqa: BLE001  # raised again in `run`
+            self._begun = Begun(None, error)
+            return False
+        if waiting is not None:
+            self._begun = Begun(waiting, None)
+            return False
+        self._straight.keep(event.raw)
+        return True
+
+    def flush(self) -> None:
+        """Write what came together as one."""
+        self._straight.flush()
+
+    async def run(self, event: SseEvent) -> Sequence[SseEvent]:
+        """Go on with the event that `take` has begun, which is the next one to be read; or as `EventHooks.run`."""
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return await self._hooks.run(event)
+        if begun.error is not None:
+            raise begun.error
+        assert begun.waiting is not None
+        return await begun.waiting
 
 
 async def send_log(

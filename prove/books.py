@@ -18,7 +18,8 @@ CHARGES = """
 select conversation_id, sum(tokens)::bigint as tokens, bool_or(estimated) as estimated,
     count(*) filter (where source = 'recovered' and tokens > 0) as recoveries
 from usage_events where workspace_id = $1 group by conversation_id"""
-TURNS = "select conversation_id, coalesce(outcome, state) as outcome from turns where workspace_id = $1"
+TURNS = """
+select conversation_id, coalesce(outcome, state) as outcome from turns where workspace_id = $1 and call_kind is null"""
 WINDOW = """
 select coalesce(sum(used), 0)::bigint as used, coalesce(sum(leased), 0)::bigint as leased,
     (select amount from quota_limits where limit_id = $1) as token_limit,

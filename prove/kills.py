@@ -19,7 +19,8 @@ RESTART_S, OUTAGE_S = 5.0, 25.0
 TRY_S = 0.25
 BACK = 5  # listeners who look for their answer at the other instance
 ENDED = """
-select conversation_id, state, extract(epoch from ended_at)::float8 as ended_at from turns where workspace_id = $1"""
+select conversation_id, state, extract(epoch from ended_at)::float8 as ended_at
+from turns where workspace_id = $1 and call_kind is null"""
 SOURCES = "select source from usage_events where workspace_id = $1"
 
 

@@ -258,9 +258,27 @@ begin
 end
 $function$;
 
--- As in 0018; a message that is charged by its calls only notes what its stream told of.
-create or replace function settle_lease(uuid, uuid, text, jsonb, boolean, uuid, uuid, text, text, text, uuid, timestamptz, uuid[], text[],
-    timestamptz[])
+-- Whether a message has calls that make its answer. $1 tenant, $2 turn.
+create function has_answer_calls(uuid, uuid) returns boolean
+language sql stable set search_path = public, pg_temp
+as $function$
+    select exists (select from turns c where c.tenant_id = $1 and c.parent_turn_id = $2 and c.call_kind in ('chat', 'summary'))
+$function$;
+
+-- A message that has not ended is charged by its calls from now on. $1 tenant, $2 turn.
+create function charge_by_calls(uuid, uuid) returns void
+language sql set search_path = public, pg_temp
+as $function$
+    update turns t set metered_by_calls = true where t.tenant_id = $1 and t.turn_id = $2 and t.ended_at is null
+$function$;
+
+-- As in 0018; a message that is charged by its calls only notes what its stream told of. $16 to $20 are of a call whose start a
+-- crash of the server took back, and with it that its message is charged by it: kind (null: a message), conversation, its
+-- message's turn, LibreChat's id of the answer, whether it makes it.
+drop function settle_lease(uuid, uuid, text, jsonb, boolean, uuid, uuid, text, text, text, uuid, timestamptz, uuid[], text[],
+    timestamptz[]);
+create function settle_lease(uuid, uuid, text, jsonb, boolean, uuid, uuid, text, text, text, uuid, timestamptz, uuid[], text[],
+    timestamptz[], text, text, uuid, text, boolean)
 returns table (tokens bigint, cost bigint)
 language plpgsql set search_path = public, pg_temp
 as $function$
@@ -281,9 +299,10 @@ begin
     select t.* into turn from turns t where t.tenant_id = $1 and t.turn_id = $2 for update;
     if turn.turn_id is null then
         insert into turns as t (tenant_id, turn_id, workspace_id, user_id, conversation_id, endpoint, model, key_id, started_at,
-            limit_ids, subjects, window_starts, state, outcome, ended_at, context_tokens)
+            limit_ids, subjects, window_starts, state, outcome, ended_at, context_tokens, call_kind, of_conversation,
+            parent_turn_id, message_id, metered_by_calls)
         select $1, $2, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, case when $5 then 'recovered' else 'settled' end, $3, now(),
-            context
+            case when $16 is null then context else 0 end, $16, $17, $18, $19, $16 is null and has_answer_calls($1, $2)
         where exists (select from workspaces w where w.tenant_id = $1 and w.workspace_id = $6)
         on conflict do nothing
         returning t.* into turn;
@@ -291,6 +310,9 @@ begin
             return;
         end if;
         turn.state := 'lost';
+        if $20 then
+            perform charge_by_calls($1, $18);
+        end if;
     elsif turn.state = 'settled' or (turn.state = 'recovered' and $5) then
         return;
     else
@@ -299,27 +321,27 @@ begin
             conversation_id = case when t.call_kind is null then coalesce(t.conversation_id, $8) end
         where t.tenant_id = $1 and t.turn_id = $2;
         turn.conversation_id := coalesce(turn.conversation_id, $8);
-        if turn.metered_by_calls then
-            if turn.state <> 'recovered' and $3 <> 'refused' then
-                perform count_message(turn);
-            end if;
-            update turns t set seen_tokens = coalesce(s.tokens, 0), seen_estimated = coalesce(s.estimated, false)
-            from (
-                select sum(c.input_tokens + c.output_tokens + c.reasoning_tokens) as tokens, bool_or(c.estimated) as estimated
-                from jsonb_to_recordset($4) as c (input_tokens bigint, output_tokens bigint, reasoning_tokens bigint,
-                    estimated boolean)
-            ) s
-            where t.tenant_id = $1 and t.turn_id = $2;
-            charges := '[]';
+    end if;
+    if turn.metered_by_calls then
+        if turn.state <> 'recovered' and $3 <> 'refused' then
+            perform count_message(turn);
         end if;
-        if turn.state = 'recovered' and recovery_knows_better(turn, charges) then
-            return query select 0::bigint, 0::bigint;
-            return;
-        end if;
-        if not exists (select from usage_events e where e.tenant_id = $1 and e.turn_id = $2
-                and e.occurred_at = turn.started_at) then
-            turn.state := 'lost'; -- nothing was charged yet, so the turn is still to be counted
-        end if;
+        update turns t set seen_tokens = coalesce(s.tokens, 0), seen_estimated = coalesce(s.estimated, false)
+        from (
+            select sum(c.input_tokens + c.output_tokens + c.reasoning_tokens) as tokens, bool_or(c.estimated) as estimated
+            from jsonb_to_recordset($4) as c (input_tokens bigint, output_tokens bigint, reasoning_tokens bigint,
+                estimated boolean)
+        ) s
+        where t.tenant_id = $1 and t.turn_id = $2;
+        charges := '[]';
+    end if;
+    if turn.state = 'recovered' and recovery_knows_better(turn, charges) then
+        return query select 0::bigint, 0::bigint;
+        return;
+    end if;
+    if not exists (select from usage_events e where e.tenant_id = $1 and e.turn_id = $2
+            and e.occurred_at = turn.started_at) then
+        turn.state := 'lost'; -- nothing was charged yet, so the turn is still to be counted
     end if;
     select * into booked from book_charges(turn, charges);
     select bool_or(r.passes) into passes
@@ -349,7 +371,46 @@ begin
 end
 $function$;
 
--- As in 0018; a charge may name another endpoint than its turn did: the one that has answered. Calls are no turns.
+-- As in 0018; $19 to $23 as $16 to $20 of settle_lease.
+drop function restore_lease(uuid, uuid, uuid, uuid, text, text, text, uuid, timestamptz, uuid[], text[], timestamptz[], bigint,
+    bigint, bigint, bigint, uuid, double precision);
+create function restore_lease(uuid, uuid, uuid, uuid, text, text, text, uuid, timestamptz, uuid[], text[], timestamptz[], bigint,
+    bigint, bigint, bigint, uuid, double precision, text, text, uuid, text, boolean)
+returns table (restored boolean)
+language plpgsql set search_path = public, pg_temp
+as $function$
+#variable_conflict use_column
+begin
+    perform enter_tenant($1);
+    insert into turns (tenant_id, turn_id, workspace_id, user_id, conversation_id, endpoint, model, key_id, started_at,
+        instance_id, limit_ids, subjects, window_starts, state, call_kind, of_conversation, parent_turn_id, message_id,
+        metered_by_calls)
+    select $1, $2, $3, $4, $5, $6, $7, $8, $9, $17, $10, $11, $12, 'running', $19, $20, $21, $22,
+        $19 is null and has_answer_calls($1, $2)
+    where exists (select from workspaces w where w.tenant_id = $1 and w.workspace_id = $3)
+        and cardinality($10) = (select count(*) from limit_windows w
+            where w.tenant_id = $1 and (w.limit_id, w.subject, w.starts_at) in (select * from unnest($10, $11, $12)))
+    on conflict do nothing;
+    if not found then
+        return query select false;
+        return;
+    end if;
+    if $23 then
+        perform charge_by_calls($1, $21);
+    end if;
+    perform from limit_windows w
+    where w.tenant_id = $1 and (w.limit_id, w.subject, w.starts_at) in (select * from unnest($10, $11, $12))
+    order by w.limit_id, w.subject, w.starts_at for update;
+    update limit_windows w set leased = w.leased + case w.unit when 'cost' then $14 else $13 end
+    where w.tenant_id = $1 and (w.limit_id, w.subject, w.starts_at) in (select * from unnest($10, $11, $12));
+    insert into leases (tenant_id, turn_id, workspace_id, granted, granted_cost, consumed, consumed_cost, instance_id, expires_at)
+    values ($1, $2, $3, $13, $14, $15, $16, $17, now() + make_interval(secs => $18));
+    return query select true;
+end
+$function$;
+
+-- As in 0018; a charge may name another endpoint than its turn did: the one that has answered. Calls are no turns, and what is
+-- charged for one is of its kind, whoever says how much.
 create or replace function book_charges(turn turns, charges jsonb)
 returns table (tokens bigint, cost bigint)
 language plpgsql set search_path = public, pg_temp
@@ -358,8 +419,8 @@ as $function$
 begin
     return query
     with charge as (
-        select c.run_id, c.seq, c.kind, c.model, c.provider, c.input_tokens, c.output_tokens, c.cached_tokens,
-            c.reasoning_tokens, coalesce(c.cost, 0) as cost, c.estimated, c.source, coalesce(c.endpoint, turn.endpoint) as endpoint
+        select c.run_id, c.seq, coalesce(turn.call_kind, c.kind) as kind, c.model, c.provider, c.input_tokens, c.output_tokens,
+            c.cached_tokens, c.reasoning_tokens, coalesce(c.cost, 0) as cost, c.estimated, c.source, coalesce(c.endpoint, turn.endpoint) as endpoint
         from jsonb_to_recordset(charges) as c (run_id text, seq integer, kind text, model text, provider text,
             input_tokens bigint, output_tokens bigint, cached_tokens bigint, reasoning_tokens bigint, cost bigint,
             estimated boolean, source text, endpoint text)

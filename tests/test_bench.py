@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 
+from bench import completions, llm_report
+from bench.calls import FORM
 from bench.cores import share_out
 from bench.events import delta
 from bench.logins import Phase
 from bench.measure import figures
-from bench.report import summary, table
+from bench.report import Results, summary, table
 from bench.streams import SENT
 from bench.tokenising import SIZES, by_meter, deltas, eager, is_slow, once
 from geko_proxy.metering.tokens import TokenCounter
@@ -28,6 +30,39 @@ def test_the_measured_proxy_has_a_core_of_its_own_where_there_are_two() -> None:
 
 def test_the_generator_finds_number_and_time_in_the_upstreams_events() -> None:
     assert SENT.findall(delta(7, 123456789)) == [(b"7", b"123456789")]
+
+
+def test_the_generator_finds_them_in_a_providers_events_whoever_wrote_them() -> None:
+    sent = completions.delta(7, 123456789)
+    assert (
+        FORM.sent.findall(sent) == FORM.sent.findall(sent.replace(b'":"', b'": "')) == [(b"7", b"123456789")]
+    )
+    assert not FORM.sent.findall(completions.opening("") + completions.closing_with_usage("", 3))
+    assert FORM.final in completions.closing("", 3)
+
+
+def test_what_a_proxy_adds_is_shown_beside_what_it_is_added_to() -> None:
+    alone = {
+        "per_s": 500,
+        "bad": 0,
+        "share": 1.0,
+        "p50_ms": 0.1,
+        "p99_ms": 1.0,
+        "first_p50_ms": 0.2,
+        "first_p99_ms": 2,
+    }
+    calls = {"per_s": 1500, "per_core_s": 3000, "bad": 0}
+    found: Results = {
+        "llm-direct": {"few": alone},
+        "llm-passing": {"few": {**alone, "p50_ms": 0.5, "first_p99_ms": 5.0}, "calls_32": calls},
+        "llm-litellm": {"calls_32": {"per_s": 50, "per_core_s": 100, "bad": 0}},
+    }
+    assert llm_report.ratios(found) == {"llm-passing_to_litellm": {"calls_32": 30.0}}
+    rows = llm_report.table(found).splitlines()
+    assert "0.10 / 1.00 ms | 0.20 / 2.00 ms" in rows[2]
+    assert "| 1,500 | 3,000 | 0.40 / 0.00 ms | 0.00 / 3.00 ms |" in rows[3]
+    assert len({row.count("|") for row in rows[:5]}) == 1
+    assert llm_report.table({"geko": {}}) == ""
 
 
 def test_figures_of_load_processes_are_summed_up() -> None:

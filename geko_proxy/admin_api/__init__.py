@@ -16,6 +16,7 @@ from geko_proxy.admin_api.sessions import MemberSessions
 from geko_proxy.admin_api.tenant import TenantChangeBody, TenantReply, Tenants
 from geko_proxy.admin_api.usage import TenantUsageReply, Usage, UsageReply
 from geko_proxy.admin_api.usage_events import UsageEvents, UsageEventsReply
+from geko_proxy.admin_api.usage_reconcile import ReconcileReply, UsageReconcile
 from geko_proxy.admin_api.usage_stream import UsageStream
 from geko_proxy.admin_api.webhooks import (
     DeliveriesReply,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 READ = in_workspace(Permission.READ_SETTINGS)
 WRITE = in_workspace(Permission.WRITE_SETTINGS)
 READ_USAGE = in_workspace(Permission.READ_USAGE)
+READ_ALL_USAGE = in_workspace(Permission.READ_ALL_USAGE)
 OWNERS = in_tenant(Permission.WRITE_TENANT)
 TABLE = ("application/json", "text/csv")
 ALL, ONE = "/v1/workspaces", "/v1/workspaces/{workspaceId}"
@@ -95,13 +97,16 @@ def workspace_routes(services: Services) -> list[Row]:
 def usage_routes(services: Services) -> list[Row]:
     """What was used, and what is being used now."""
     usage, events, live = Usage(services), UsageEvents(services), UsageStream(services)
+    reconcile = UsageReconcile(services)
     of_workspace = own("workspaces.usage", READ_USAGE, None, UsageReply, media=TABLE)
     of_tenant = own("usage.tenant", OWNERS, None, TenantUsageReply, media=TABLE)
     ledger = own("workspaces.usage.events", READ_USAGE, None, UsageEventsReply, media=TABLE)
+    both = own("workspaces.usage.reconcile", READ_ALL_USAGE, None, ReconcileReply, media=TABLE)
     stream = own("usage.stream", in_own_workspace(Permission.READ_USAGE), media=("text/event-stream",))
     return [
         ("GET", f"{ONE}/usage", of_workspace, usage.get),
         ("GET", f"{ONE}/usage/events", ledger, events.list_page),
+        ("GET", f"{ONE}/usage/reconcile", both, reconcile.report),
         ("GET", "/v1/usage", of_tenant, usage.get_tenant),
         ("GET", "/v1/usage/stream", stream, live.listen),
     ]

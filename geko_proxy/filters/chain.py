@@ -142,6 +142,10 @@ class Chain:
                 subscribed.append((entry, hook))
         return EventHooks(self, exchange, subscribed) if subscribed else None
 
+    def must_finish(self, exchange: Exchange) -> bool:
+        """Whether a filter wants to see the end of this exchange."""
+        return bool(self._hooks[exchange.route].finish)
+
     async def finish(self, exchange: Exchange) -> None:
         """Run the finish hooks, all of them, whatever some of them do."""
         for entry in self._hooks[exchange.route].finish:

@@ -79,7 +79,8 @@ class RateLimitFilter(Filter):
 
     name: ClassVar[str] = "rate_limit"
     Options: ClassVar[type] = RateLimitOptions
-    routes: ClassVar[frozenset[Route]] = frozenset(Route) - {Route.ASSET}
+    # the LLM side has one caller, LibreChat, which calls for everybody
+    routes: ClassVar[frozenset[Route]] = frozenset(Route) - {Route.ASSET, Route.LLM}
 
     def __init__(self, options: RateLimitOptions | UserRateLimitOptions, services: Services) -> None:
         super().__init__(options, services)

@@ -23,13 +23,15 @@ HEADERS: Final = {
     "x-geko-user": "{{LIBRECHAT_USER_ID}}",
     "x-geko-conversation": "{{LIBRECHAT_BODY_CONVERSATIONID}}",
     "x-geko-message": "{{LIBRECHAT_BODY_MESSAGEID}}",
-    "x-geko-parent": "{{LIBRECHAT_BODY_PARENTMESSAGEID}}",
 }
 SHARED_BY_NOBODY: Final = {"use": True, "create": True, "share": False, "public": False}
 HEAD: Final = """\
 # The configuration of a LibreChat v0.8.7 behind GEKO, made by `geko librechat-config`.
 # Make it again after [llm] or [[llm_providers]] in GEKO's settings have changed; `geko doctor` checks what runs.
 """
+
+# GEKO tries providers again itself; LibreChat's six tries on top would take minutes until it shows that none has room.
+LIBRECHAT_RETRIES: Final = 1
 
 
 class Part(NamedTuple):
@@ -164,14 +166,18 @@ def _endpoint(plan: Plan, provider: LlmProviderSettings) -> dict[str, Any]:
         "titleEndpoint": hidden_name(provider.name, TITLE),
     }
     if provider.api == "openai":
-        endpoint["addParams"] = {"streamUsage": True}  # else LibreChat never asks for usage (contract §0.3)
+        # streamUsage: else LibreChat never asks for usage (contract §0.3)
+        endpoint["addParams"] = {"streamUsage": True, "maxRetries": LIBRECHAT_RETRIES}
     return {"name": provider.name, **endpoint}
 
 
 def _hidden(plan: Plan, provider: LlmProviderSettings, kind: str) -> dict[str, Any]:
     headers = {**HEADERS, "x-geko-kind": kind}
     models = {"default": [NO_MODEL], "fetch": False}
-    endpoint = {"name": hidden_name(provider.name, kind), **_access(plan, provider), "headers": headers}
+    name = hidden_name(provider.name, kind)
+    endpoint: dict[str, Any] = {"name": name, **_access(plan, provider), "headers": headers}
+    if provider.api == "openai":
+        endpoint["addParams"] = {"maxRetries": LIBRECHAT_RETRIES}
     return {**endpoint, "models": models, "titleConvo": False}
 
 

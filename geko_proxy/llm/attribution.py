@@ -31,6 +31,7 @@ KIND: Final = "x-geko-kind"
 FIND_SHADOW_ACCOUNT: Final = "select * from find_shadow_account($1)"
 FIND_WORKSPACE_TENANT: Final = "select * from find_workspace_tenant($1)"
 
+NOBODY: Final = "-"  # no account is called so
 _ACCOUNT: Final = re.compile(r"[0-9a-f]{24}")
 _ID: Final = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 KNOWN_ACCOUNTS: Final = 20_000
@@ -52,10 +53,11 @@ class Attribution:
         The body's `user` is not believed: an agent's author can write into bodies (`modelKwargs`), not into headers.
         """
         account = said(request, USER) or ""
-        known = self._accounts.get(account)
+        is_account = _ACCOUNT.fullmatch(account) is not None
+        known = self._accounts.get(account) if is_account else None
         if known is not None:
             return known
-        found = await self._find(account) if _ACCOUNT.fullmatch(account) else None
+        found = await self._find(account) if is_account else None
         if found is None:
             found = await self._unknown()
         else:
@@ -83,9 +85,13 @@ class Attribution:
 
     async def _unknown(self) -> Identity:
         if self._payer is not None:
+            known = self._accounts.get(NOBODY)
+            if known is not None:
+                return known
             row = await self._database.call(FIND_WORKSPACE_TENANT, self._payer)
             if row is not None:
-                return identity(row["tenant_id"], self._payer, SYSTEM_USER)
+                found = self._accounts[NOBODY] = identity(row["tenant_id"], self._payer, SYSTEM_USER)
+                return found
         text = f"The call names no account that GEKO knows ({USER})."
         raise Refused(403, "unknown_account", text)
 

@@ -20,6 +20,7 @@ from geko_proxy.errors import Refused, UpstreamError
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.failures import refused_by
 from geko_proxy.filters.chain import Chain
+from geko_proxy.filters.metered_answers import answer_of
 from geko_proxy.llm.attribution import Attribution
 from geko_proxy.llm.call import LlmCall
 from geko_proxy.llm.catalogue import Catalogue
@@ -92,11 +93,15 @@ class Gateway:
                 exchange.reply.close()  # when it was not sent: the provider would write on for nobody
             if self._access_log:
                 log_access(exchange, status)
-            # also when LibreChat has left: what was used is charged all the same
-            finishing = asyncio.create_task(self._chain.finish(exchange))
-            self._finishing.add(finishing)
-            finishing.add_done_callback(self._finishing.discard)
-            await asyncio.shield(finishing)
+            if self._chain.must_finish(exchange):
+                await self._finish(exchange)
+
+    async def _finish(self, exchange: Exchange) -> None:
+        """Also when LibreChat has left: what was used is charged all the same."""
+        finishing = asyncio.create_task(self._chain.finish(exchange))
+        self._finishing.add(finishing)
+        finishing.add_done_callback(self._finishing.discard)
+        await asyncio.shield(finishing)
 
     async def drain(self) -> None:
         """Wait until what has ended is charged."""
@@ -146,6 +151,8 @@ class Gateway:
             edited = body if call.is_form else await exchange.request.json()
             if edited is not body:  # by a filter
                 call.shape = model_call(exchange.operation, {**edited, "model": shape.model})
+            if answer_of(exchange) is None:
+                call.shape.is_collected = False  # nobody meters it, so nobody will cut it
             reply = await self._ask(exchange, call)
         reply = await self._chain.reply(exchange, reply)
         check_readable(exchange, reply)

@@ -12,7 +12,9 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from geko_proxy.metering import statements
+from geko_proxy.metering.call_rows import CallRow
 from geko_proxy.metering.leases import Amount, Exhausted, Lease, Leases, NewTurn, exhausted_of
+from geko_proxy.metering.ledger import ANSWER_KINDS
 from geko_proxy.metering.limits import Hold
 from geko_proxy.storage.database import Database
 
@@ -44,7 +46,7 @@ class CallOrigin:
     @property
     def makes_answer(self) -> bool:
         """Whether what the call gives is (a part of) the answer that is also metered as its stream."""
-        return self.kind in ("chat", "summary")
+        return self.kind in ANSWER_KINDS
 
 
 class TurnCalls(NamedTuple):
@@ -95,13 +97,14 @@ class CallLeases:
         """
         wanted = (max(1, need.tokens), max(0, allowance.tokens), max(0, need.cost), max(0, allowance.cost))
         parent = None if origin.parent is None else origin.parent.turn_id
-        extra = (origin.kind, parent, origin.message_id, origin.makes_answer)
+        call = CallRow(origin.kind, origin.conversation_id, parent, origin.message_id, origin.makes_answer)
+        extra = (call.kind, call.parent_turn_id, call.message_id, call.makes_answer)
         row = await self._leases.start(
             statements.BEGIN_CALL, turn, holds, wanted, origin.conversation_id, extra
         )
         if row["limit_id"] is not None:
             return exhausted_of(row)
-        return Lease(turn, holds, Amount(row["amount"], row["cost"]))
+        return Lease(turn, holds, Amount(row["amount"], row["cost"]), call=call)
 
     async def note_cut(self, tenant_id: UUID, turn_id: UUID, limit_id: UUID | None) -> None:
         """Tells a message that one of its calls was cut by a limit; None: the workspace's own."""

@@ -19,6 +19,7 @@ from cachetools import LRUCache
 
 from geko_proxy.errors import StoreError
 from geko_proxy.metering import statements
+from geko_proxy.metering.call_rows import NO_CALL, CallRow
 from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.limits import Actor, Hold, Unit, arrays
@@ -78,7 +79,7 @@ class Lease:
     """The right of a running turn to what was granted at its start, in its windows; `Leases.top_up` adds to it.
 
     context: tokens that its conversation held before, part of what was leased.
-    conversation_id: as LibreChat has named it, for a turn that began without one.
+    conversation_id: as LibreChat has named it, for a turn that began without one. call: of a call, what its row says.
     """
 
     turn: NewTurn
@@ -86,6 +87,7 @@ class Lease:
     granted: Amount
     context: int = 0
     conversation_id: str | None = field(default=None, hash=False)
+    call: CallRow = field(default=NO_CALL, hash=False)
 
     @property
     def tenant_id(self) -> UUID:
@@ -274,6 +276,7 @@ class Leases:
             *amounts,
             self.instance_id,
             self._ttl_s,
+            *lease.call,
         )
         if restored := bool(row and row["restored"]):
             log.warning("turn %s: its start was lost with the server; taken up again", turn.turn_id)
@@ -302,7 +305,7 @@ class Leases:
         when it is on disk.
         """
         payload = msgspec.json.encode(charges).decode()
-        args = (lease.turn_id, outcome.value, payload, recovering, *start_of(lease))
+        args = (lease.turn_id, outcome.value, payload, recovering, *start_of(lease), *lease.call)
         await self._call(lease.tenant_id, statements.SETTLE, *args)
         if charges:
             await self._flush()

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 RECOVERY: Final = "recovery"
 """The run of charges that another instance made up for a turn; a late settlement takes them back (sql/0018)."""
 
+# What the calls of these kinds give is (a part of) the answer that is also metered as its stream.
+ANSWER_KINDS: Final = ("chat", "summary")
+ANSWERS_SQL: Final = ", ".join(f"'{kind}'" for kind in ANSWER_KINDS)
+
 
 class Source(StrEnum):
     """Who says what a call has used."""
@@ -77,10 +81,19 @@ select turn_id, workspace_id, user_id, conversation_id, occurred_at, run_id, seq
 from usage_events where tenant_id = $1 and turn_id = $2 order by recorded_at, run_id, seq"""
 
 
-CONVERSATION_RUNS = """
-select run_id, sum(tokens)::bigint as tokens from usage_events
-where tenant_id = $1 and workspace_id = $2 and occurred_at > $3 and conversation_id = $4 and turn_id <> $5
-group by run_id"""
+# A message that is charged by its calls counts as what its stream told of, by the answer that its calls name: they may
+# come to more than LibreChat stored, and titles carry the answer's id as well.
+CONVERSATION_RUNS = f"""
+select e.run_id, sum(e.tokens)::bigint as tokens
+from usage_events e left join turns t on t.tenant_id = $1 and t.turn_id = e.turn_id
+where e.tenant_id = $1 and e.workspace_id = $2 and e.occurred_at > $3 and e.conversation_id = $4 and e.turn_id <> $5
+    and t.call_kind is null
+group by e.run_id
+union all
+select distinct c.message_id, m.seen_tokens
+from turns m join turns c on c.tenant_id = $1 and c.parent_turn_id = m.turn_id
+where m.tenant_id = $1 and m.workspace_id = $2 and m.started_at > $3 and m.conversation_id = $4 and m.turn_id <> $5
+    and m.seen_tokens is not null and c.call_kind in ({ANSWERS_SQL}) and c.message_id is not null"""  # noqa: S608
 
 
 class Ledger:

@@ -21,8 +21,8 @@ HOLD: Final = call("hold_windows", 5)
 GIVE_BACK: Final = call("give_back", 4)
 HEARTBEAT: Final = call("extend_leases", 6)
 SET_CONVERSATION: Final = call("name_conversation", 3)
-SETTLE: Final = call("settle_lease", 15)
-RESTORE: Final = call("restore_lease", 18)
+SETTLE: Final = call("settle_lease", 20)
+RESTORE: Final = call("restore_lease", 23)
 
 # Waits until all that was committed before is on disk: a record in the log that means nothing.
 FLUSH: Final = "select pg_logical_emit_message(true, 'geko', '')"

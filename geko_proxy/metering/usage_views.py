@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from geko_proxy.metering.limit_states import LimitStates
 from geko_proxy.metering.limits import LimitStore
 from geko_proxy.metering.live import LiveUsage
+from geko_proxy.metering.reconcile import Reconciling
 from geko_proxy.metering.reports import Reports
 from geko_proxy.metering.standing import Standings
 from geko_proxy.metering.usage_days import UsageDays
@@ -24,6 +25,7 @@ class UsageViews:
     limit_states: LimitStates
     live: LiveUsage
     standings: Standings
+    reconciling: Reconciling
 
     @classmethod
     def build(cls, database: Database, limits: LimitStore) -> UsageViews:
@@ -36,4 +38,5 @@ class UsageViews:
             states,
             LiveUsage(states),
             Standings(database),
+            Reconciling(database),
         )

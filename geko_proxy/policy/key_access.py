@@ -27,6 +27,7 @@ SCOPES: Final[Mapping[str, KeyScope | None]] = {
     "limits.delete": KeyScope.WORKSPACE_WRITE,
     "workspaces.usage": KeyScope.USAGE_READ,
     "workspaces.usage.events": KeyScope.USAGE_READ,
+    "workspaces.usage.reconcile": KeyScope.USAGE_READ,
     "usage.stream": KeyScope.USAGE_READ,
 }
 

@@ -75,7 +75,7 @@ def test_what_is_not_chosen_takes_the_model_of_the_chat_or_is_off() -> None:
 
 def test_apis_differ() -> None:
     found = endpoints(written(provider("A"), provider("C", "anthropic")))
-    assert found["A"]["addParams"] == {"streamUsage": True}
+    assert found["A"]["addParams"] == {"streamUsage": True, "maxRetries": 1}
     assert "provider" not in found["A"]
     assert found["C"]["provider"] == "anthropic"
     assert "addParams" not in found["C"]

@@ -13,7 +13,7 @@ import pytest
 
 from geko_proxy.metering.call_leases import CallLeases, CallOrigin, Parent, TurnCalls
 from geko_proxy.metering.leases import BY_CALLS, Amount, Busy, Exhausted, Lease, Leases
-from geko_proxy.metering.ledger import Charge
+from geko_proxy.metering.ledger import Charge, Ledger
 from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.storage.database import Database
 from tests.metering.conftest import Place
@@ -225,3 +225,38 @@ async def test_what_runs_now_is_not_counted_twice(
     )
     assert now is not None
     assert tuple(now) == (1, 35)
+
+
+async def test_recovery_knows_which_stored_answers_other_messages_have_paid(
+    leases: Leases, calls: CallLeases, make_place: MakePlace, database: Database
+) -> None:
+    place = await make_place(None)
+    since = datetime.now(UTC) - timedelta(hours=1)
+    who = (place.tenant_id, place.workspace_id, place.user_id, "c1")
+    first = await message(leases, place)
+    parent = await calls.find_parent(*who)
+    for kind, tokens in (("chat", 77), ("title", 9)):  # both name the answer "m1"
+        call = await leased(calls, place, 1, kind=kind, parent=parent)
+        await leases.settle(call, Outcome.DONE, [replace(charge(tokens), kind=kind, run_id="m1")])
+    await leases.settle(first, Outcome.DONE, [charge(70)])  # as LibreChat stores it with the answer
+    second = await message(leases, place)
+    late = await leased(calls, place, 1, kind="memory", parent=await calls.find_parent(*who))
+    await leases.settle(late, Outcome.DONE, [replace(charge(5), kind="memory", run_id="m2")])
+    paid = await Ledger(database).other_runs(place.tenant_id, place.workspace_id, "c1", second.turn_id, since)
+    assert paid == {"m1": 70}  # and its own answer, "m2", is paid by nobody yet
+    assert (
+        await Ledger(database).other_runs(place.tenant_id, place.workspace_id, "c1", first.turn_id, since)
+        == {}
+    )
+
+
+async def test_a_title_of_a_dead_instance_stays_a_title(
+    leases: Leases, calls: CallLeases, make_place: MakePlace, owner: Owner
+) -> None:
+    place = await make_place(None)
+    title = await leased(calls, place, 7, kind="title")
+    await leases.heartbeat(place.tenant_id, {title.turn_id: Amount(12)})
+    await recover(Leases(leases._db), datetime.now(UTC) + timedelta(minutes=5))
+    assert await books(owner, place) == [("title", 12, "c1")]
+    await leases.settle(title, Outcome.DONE, [replace(charge(9), kind="title")])
+    assert await books(owner, place) == [("title", -12, "c1"), ("title", 9, "c1"), ("title", 12, "c1")]

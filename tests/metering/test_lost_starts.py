@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -18,6 +18,7 @@ import pytest
 
 from geko_proxy.accounts.registration import Registration
 from geko_proxy.errors import StoreError
+from geko_proxy.metering.call_leases import CallLeases, CallOrigin, Parent
 from geko_proxy.metering.leases import Amount, Lease, Leases, NewTurn
 from geko_proxy.metering.lifecycle import Outcome
 from geko_proxy.metering.limits import holds_of
@@ -58,6 +59,31 @@ class Crashing:
         lease = await leases.begin(self.turn, holds, Amount(10), Amount(20))
         assert isinstance(lease, Lease)
         return lease
+
+    async def call(self, leases: Leases, message: Lease) -> Lease:
+        """A call that makes the answer of a message."""
+        turn = replace(self.turn, turn_id=uuid4(), conversation_id=None)
+        holds = holds_of((), turn.actor, turn.started_at, "UTC")
+        origin = CallOrigin("chat", "conversation", "m1", Parent(message.turn_id, None, None))
+        begun = await CallLeases(self.database, leases).begin(turn, holds, Amount(10), Amount(20), origin)
+        assert isinstance(begun, Lease)
+        return begun
+
+    async def flush(self) -> None:
+        """All that was committed so far is on disk."""
+        await self.database.call("select pg_logical_emit_message(true, 'geko', '')")
+
+    async def days(self) -> tuple[int, int, int]:
+        """Messages, calls and tokens in the sums by day."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            row = await connection.fetchrow(
+                "select sum(turns) as turns, sum(calls) as calls, sum(tokens) as tokens from usage_days"
+            )
+        finally:
+            await connection.close()
+        assert row is not None
+        return row["turns"], row["calls"], row["tokens"]
 
     async def books(self) -> tuple[int, int, int]:
         """Turns; tokens used and leased."""
@@ -134,3 +160,27 @@ async def test_a_running_turn_whose_start_is_lost_goes_on(crashing: Crashing) ->
     assert not await leases.restore(lease, Amount(30), Amount(30))  # it is there again
     await leases.settle(lease, Outcome.DONE, [charge(50)])
     assert await crashing.books() == (1, 50, 0)
+
+
+@pytest.mark.parametrize("message_is_lost", [False, True])
+@pytest.mark.parametrize("call_goes_on", [False, True])
+async def test_an_answer_whose_calls_start_is_lost_is_charged_once(
+    crashing: Crashing, *, message_is_lost: bool, call_goes_on: bool
+) -> None:
+    leases = Leases(crashing.database)
+    message = await crashing.begin(leases)
+    if not message_is_lost:
+        await crashing.flush()
+    call = await crashing.call(leases, message)
+    await crashing.crash()
+    assert (await crashing.books())[0] == (0 if message_is_lost else 1)
+    if call_goes_on:
+        assert (await leases.top_up(call, Amount(5), Amount(40), Amount(35))).tokens == 45
+        if message_is_lost:
+            assert (await leases.top_up(message, Amount(5), Amount(40), Amount(35))).tokens == 45
+    await leases.settle(call, Outcome.DONE, [charge(33)])
+    await leases.settle(message, Outcome.DONE, [charge(30)])
+    assert (await crashing.books())[0] == 2
+    assert await crashing.days() == (1, 1, 33)
+    if call_goes_on or not message_is_lost:  # else the window is lost, too; the next turn opens it
+        assert await crashing.books() == (2, 33, 0)

@@ -72,9 +72,9 @@ async def test_another_tenant_cannot_touch_a_lease(database: Database, make_plac
         beat = await scope.fetch_row(statements.HEARTBEAT, [lease.turn_id], [0], [0], None, 60.0)
         assert beat is not None
         assert beat["turn_ids"] == []
-        settled = (lease.turn_id, "done", "[]", False, *start_of(lease))
+        settled = (lease.turn_id, "done", "[]", False, *start_of(lease), *lease.call)
         assert await scope.fetch_row(statements.SETTLE, *settled) is None
-        taken = (lease.turn_id, *start_of(lease), 1, 0, 0, 0, None, 60.0)
+        taken = (lease.turn_id, *start_of(lease), 1, 0, 0, 0, None, 60.0, *lease.call)
         assert await scope.fetch_value(statements.RESTORE, *taken) is False
         assert await scope.fetch_row(statements.HOLD, lease.turn_id, [], [], []) is None
 

@@ -8,6 +8,7 @@ import msgspec
 
 from geko_proxy.errors import Refused
 
+FOR_OPERATORS: Final = frozenset({400, 401, 404, 405, 413, 415})
 ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -24,11 +25,14 @@ def refusal_body(api: str, refused: Refused) -> dict[str, Any]:
     """The error JSON of an API: OpenAI's, or Anthropic's for "messages".
 
     The message of a refusal that people shall read holds `{"type": "google_error", "info": …}`, which LibreChat finds
-    in it and shows as plain text (contract §7.3).
+    in it and shows as plain text (contract §7.3); what is wrong with the call itself is for whoever has configured it.
     """
     message = refused.message
-    if refused.librechat is not None:
-        message = msgspec.json.encode(refused.librechat).decode()
+    shown = refused.librechat
+    if shown is None and refused.status not in FOR_OPERATORS:
+        shown = {"type": "google_error", "info": message}
+    if shown is not None:
+        message = msgspec.json.encode(shown).decode()
     if api == "messages":
         kind = ANTHROPIC_TYPES.get(refused.status, "api_error")
         return {"type": "error", "error": {"type": kind, "message": message}}
