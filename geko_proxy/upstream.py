@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from urllib.parse import urlsplit
@@ -72,13 +72,15 @@ class Upstream:
         timeout_ms: int | None = None,
         idle_timeout_ms: int | None = None,
         control: bool = False,
+        on_sent: Callable[[], None] | None = None,
     ) -> UpstreamReply:
         """Send a request; return the reply once its head is there.
 
         target: path and query as they go on the wire. headers: without Host, Content-Length and hop-by-hop ones.
         content_length: bytes of a streamed body, None: chunked. timeout_ms: for the head; idle_timeout_ms: for each
         pause in the body (0: no limit). control: GEKO's own call, for which some connections are
-        kept free. Raises UpstreamUnreachable, UpstreamTimeout, UpstreamBusy, UpstreamError.
+        kept free. on_sent: called when the request goes out. Raises UpstreamUnreachable, UpstreamTimeout,
+        UpstreamBusy, UpstreamError.
         """
         head, chunked = self._head(method, target, headers, body, content_length)
         replayable = method in REPLAYABLE and (body is None or isinstance(body, bytes))
@@ -88,6 +90,8 @@ class Upstream:
             idle = self.options.idle_timeout_ms if idle_timeout_ms is None else idle_timeout_ms
             reply = UpstreamReply(connection, method, idle)
             connection.begin(reply)
+            if on_sent is not None:
+                on_sent()
             began = monotonic()
             try:
                 await self._send(connection, reply, head, body, chunked)

@@ -83,8 +83,12 @@ class Deployment:
         """Calls under way."""
         return self.upstream.in_use
 
-    async def attempt(self, call: Call, body: bytes | None) -> Attempt:
+    async def attempt(
+        self, call: Call, body: bytes | None, on_sent: Callable[[], None] | None = None
+    ) -> Attempt:
         """Send a call once and wait for the reply's head. Cancelling closes the connection.
+
+        on_sent: called when it goes out.
 
         On a connection that the server had closed while it was idle (RFC 9112 section 9.3.1) the provider got nothing:
         the next one is taken at once. Without a connection it got nothing either. Later than that it may be at work,
@@ -96,7 +100,12 @@ class Deployment:
         while True:
             try:
                 reply = await self.upstream.request(
-                    call.method, self._target(call.path), headers, body, timeout_ms=timeout_ms
+                    call.method,
+                    self._target(call.path),
+                    headers,
+                    body,
+                    timeout_ms=timeout_ms,
+                    on_sent=on_sent,
                 )
             except UpstreamError as error:
                 if isinstance(error, Lost) and not error.sent:

@@ -39,6 +39,10 @@ class Answer(NamedTuple):
     attempts: int
 
 
+def nothing() -> None:
+    """The default of `on_left`."""
+
+
 class ProviderPool:
     """All providers of the settings.
 
@@ -121,6 +125,7 @@ class ProviderPool:
         content_type: str,
         streams: bool,
         method: str = "POST",
+        on_left: Callable[[], None] = nothing,
     ) -> Answer:
         """Send a call to the first target (provider, model) that answers it; return when the reply's head is there.
 
@@ -133,11 +138,12 @@ class ProviderPool:
         connection that is lost later, or a head that does not come in time, ends the call: the provider may bill
         it, and a repetition twice. Other statuses, such as 400, are answers.
 
-        Cancelling closes the provider's connection. Raises Refused: 404, 429 and 503 with retry_after_s, 502, 504.
+        Cancelling closes the provider's connection; on_left is called when it had the call, and may bill it.
+        Raises Refused: 404, 429 and 503 with retry_after_s, 502, 504.
         """
         started = self._clock()
         call = Call(method, path, tuple(headers), content_type, streams)
-        run = Run(call, body_for, started + self._settings.retry_timeout_ms / 1000)
+        run = Run(call, body_for, started + self._settings.retry_timeout_ms / 1000, on_left)
         first: Refused | None = None
         for provider, model in dict.fromkeys(targets):
             try:
@@ -242,11 +248,14 @@ class ProviderPool:
         if tries.refused is not None or tries.limits:
             self.metrics.retry(provider.name)
         try:
-            attempt = await deployment.attempt(run.call, body)
+            attempt = await deployment.attempt(run.call, body, run.note_sent)
             judged = await judge(attempt)
         except BaseException:
             deployment.left(model, given)
+            if run.is_out:
+                run.on_left()
             raise
+        run.is_out = False
         self.metrics.attempt(provider.name, model, deployment.name, attempt.status)
         now = self._clock()
         self._note_health(deployment, model, given, judged, now)
