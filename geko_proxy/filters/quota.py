@@ -29,6 +29,7 @@ from geko_proxy.filters.quota_texts import (
     unpriced_refusal,
     used_up_text,
 )
+from geko_proxy.filters.sheltered import Sheltered
 from geko_proxy.librechat import concurrent_refusal
 from geko_proxy.llm.call import model_call_of
 from geko_proxy.metering.grants import MeteredTurn, Pricing
@@ -82,7 +83,7 @@ class QuotaFilter(Filter):
         self._leases = services.leases
         self._calls = services.calls
         self._providers = frozenset(provider.name for provider in services.settings.llm_providers)
-        self._settling: set[asyncio.Task[None]] = set()
+        self._sheltered = Sheltered()
         self._turns: dict[Exchange, MeteredTurn] = {}
         self._known = HoldCache()
         self._changes = QuotaChanges(services, self._holds)
@@ -98,8 +99,7 @@ class QuotaFilter(Filter):
         await self._keeper.start()
 
     async def stop(self) -> None:
-        if self._settling:
-            await asyncio.wait(set(self._settling))
+        await self._sheltered.drain()
         await self._keeper.stop()
 
     async def on_request(self, exchange: Exchange) -> Reply | None:
@@ -115,11 +115,12 @@ class QuotaFilter(Filter):
         if pricing.limited and pricing.price is None:
             raise unpriced_refusal(exchange)
         need = await self._need(exchange, turn.model)
-        lease = await self._begin(exchange, turn, pricing, need, (holds, limits))
+        starting = self._begin(exchange, turn, pricing, need, (holds, limits))
+        lease = await self._sheltered.run(starting, self._let_go)
         exchange.turn_id = turn.turn_id
         if call is not None:
             answer = CallAnswer(exchange, call, self.services.counter, need)
-            answer.settle = lambda: self._settle_now(exchange)
+            answer.settle = lambda: self._sheltered.run(self.on_finish(exchange))
             meter = answer.meter
         elif exchange.route is Route.AGENTS_API:
             body = await exchange.request.json()
@@ -275,8 +276,8 @@ class QuotaFilter(Filter):
             if turn.outcome is not Outcome.CUT:
                 turn.outcome = Outcome.ABORTED if turn.final is None else Outcome.DONE
         call = model_call_of(exchange)
-        if not turn.started and not (call is not None and call.is_asked and exchange.reply is None):
-            await self._keeper.settle(turn.lease, Outcome.REFUSED, ())
+        if not turn.started and not (call is not None and call.was_left):
+            await self._let_go(turn.lease)
             return
         if turn.ahead is not None:
             await asyncio.wait((turn.ahead,))
@@ -294,12 +295,8 @@ class QuotaFilter(Filter):
             sum(charge.tokens for charge in charges),
         )
 
-    async def _settle_now(self, exchange: Exchange) -> None:
-        """Finish before the exchange does; to its end, also when the caller leaves meanwhile."""
-        settling = asyncio.create_task(self.on_finish(exchange))
-        self._settling.add(settling)
-        settling.add_done_callback(self._settling.discard)
-        await asyncio.shield(settling)
+    async def _let_go(self, lease: Lease) -> None:
+        await self._keeper.settle(lease, Outcome.REFUSED, ())
 
     async def _count(self, texts: str) -> int:
         count = self.services.counter.count

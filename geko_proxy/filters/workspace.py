@@ -17,7 +17,9 @@ from cachetools import TTLCache
 from geko_proxy.accounts.api_keys import KeyScope
 from geko_proxy.errors import StoreError, UpstreamError
 from geko_proxy.filters.base import EndStream, EventHook, Exchange, Filter, Refused, Reply, Route, SseEvent
+from geko_proxy.llm.call import LlmCall, model_call_of
 from geko_proxy.llm.hidden import hidden_names
+from geko_proxy.llm.wire.base import Usage
 from geko_proxy.policy import replies
 from geko_proxy.policy.discovery import UnexpectedShape
 from geko_proxy.policy.enforcement import CHECKS, check_model_call
@@ -161,10 +163,33 @@ class WorkspaceFilter(Filter):
     def on_stream(self, exchange: Exchange) -> EventHook | None:
         """Ends the answer of somebody who may not chat here any more: no event passes once the change is known."""
         identity = exchange.user
-        if identity is None or exchange.route not in (Route.CHAT, Route.AGENTS_API):
+        if identity is None or exchange.route not in (Route.CHAT, Route.AGENTS_API, Route.LLM):
             return None
+        call = model_call_of(exchange)
+        if call is not None:
+            return None if identity.user_id == SYSTEM_USER else self._watch_call(identity, call)
         key_id = None if exchange.api_key is None else exchange.api_key.key_id
         return Watch(self._members, identity, self.services.api_keys, key_id).look
+
+    def _watch_call(self, identity: Identity, call: LlmCall) -> EventHook:
+        """As above for a call of a model, which ends as its API wants it."""
+        parent = call.origin.parent
+        key_id = None if parent is None else parent.key_id
+        watch = Watch(self._members, identity, self.services.api_keys, key_id)
+
+        async def wait(waiting: Awaitable[Sequence[SseEvent] | None]) -> Sequence[SseEvent] | None:
+            try:
+                return await waiting
+            except EndStream as end:
+                counted = call.shape.usage or Usage(0, 0)
+                last = call.shape.closing(end.notice or "", end.code, counted)
+                raise EndStream(tuple(last), end.notice, end.code) from None
+
+        def look(event: SseEvent) -> Awaitable[Sequence[SseEvent] | None] | None:
+            waiting = None if call.shape.over else watch.look(event)
+            return None if waiting is None else wait(waiting)
+
+        return look
 
     async def on_reply(self, exchange: Exchange) -> Reply | None:
         reply = exchange.reply

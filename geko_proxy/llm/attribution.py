@@ -47,14 +47,12 @@ class Attribution:
         self._payer = None if unknown_accounts == "refuse" else UUID(unknown_accounts)
         self._accounts: TTLCache[str, Identity] = TTLCache(KNOWN_ACCOUNTS, KNOWN_FOR_S)
 
-    async def identify(self, request: Request, body: dict[str, Any] | None) -> Identity:
+    async def identify(self, request: Request) -> Identity:
         """The person behind the call, in the workspace of the account. Raises Refused 403, StoreError.
 
-        body: of the call; LibreChat names the account there as `user`, too.
+        The body's `user` is not believed: an agent's author can write into bodies (`modelKwargs`), not into headers.
         """
         account = said(request, USER) or ""
-        if not account and body is not None and isinstance(body.get("user"), str):
-            account = body["user"]
         is_account = _ACCOUNT.fullmatch(account) is not None
         known = self._accounts.get(account) if is_account else None
         if known is not None:

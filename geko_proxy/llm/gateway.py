@@ -133,7 +133,7 @@ class Gateway:
             raise Refused(401, "invalid_api_key", "The key of this listener is llm.key of GEKO's settings.")
 
     async def _list_models(self, exchange: Exchange, provider: str) -> Reply:
-        exchange.user = await self._attribution.identify(exchange.request, None)
+        exchange.user = await self._attribution.identify(exchange.request)
         reply = await self._chain.request(exchange)
         if reply is None:
             reply = await self._catalogue.reply(provider, exchange.config)
@@ -141,7 +141,7 @@ class Gateway:
 
     async def _call(self, exchange: Exchange, provider: str) -> Reply:
         body, shape = await read_call(exchange)
-        exchange.user = await self._attribution.identify(exchange.request, body)
+        exchange.user = await self._attribution.identify(exchange.request)
         call = LlmCall(shape, await self._attribution.origin(exchange, body), provider)
         call.is_form = exchange.operation in FORMS
         exchange.state[LlmCall] = call
@@ -166,7 +166,7 @@ class Gateway:
             caller_headers(exchange.request),
             content_type=exchange.request.headers["Content-Type"] if call.is_form else "application/json",
             streams=call.shape.streams or call.shape.is_collected,
-            note_sent=call.note_asked,
+            on_left=call.note_left,
         )
         call.answered = (answer.provider, answer.model)
         answer.reply.on_broken = lambda: self._pool.broke_off(answer)
@@ -177,6 +177,8 @@ class Gateway:
         asked = (call.provider, call.shape.model)
         targets = [asked]
         config = exchange.config
+        if not self._pool.serves(*asked):
+            return targets  # its name would be a way around the limits of the fallback's model
         for entry in config.fallback if config is not None else ():
             provider, _, model = entry.partition("/")
             same_api = self._apis.get(provider) == self._apis[call.provider]

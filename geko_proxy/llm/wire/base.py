@@ -13,6 +13,7 @@ from geko_proxy.errors import Refused
 from geko_proxy.sse import SseEvent
 
 MAX_MODEL_CHARS: Final = 200
+OTHER_MODELS: Final = ("models", "fallbacks", "context_window_fallbacks")  # of OpenRouter and LiteLLM
 Count = Callable[[str], int]
 
 
@@ -99,6 +100,9 @@ def model_of(body: dict[str, Any]) -> str:
     model = body.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARS or not model.isprintable():
         raise invalid("model", f"expected the name of a model, at most {MAX_MODEL_CHARS} characters")
+    for name in OTHER_MODELS:
+        if body.get(name):  # no workspace's list of models would have seen them
+            raise invalid(name, "a call names one model only")
     return model
 
 

@@ -158,7 +158,7 @@ class ChatCompletions(ModelCall):
 
     def collect(self, event: SseEvent) -> None:
         if not event.data.startswith(DONE):
-            self._collected.take(event.json)
+            self._collected.take(event)
 
     @property
     def is_whole(self) -> bool:
