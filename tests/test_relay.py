@@ -20,8 +20,8 @@ from geko_proxy.errors import EndStream
 from geko_proxy.exchange import Exchange, Reply, Request, Route
 from geko_proxy.filters.base import EventHook, Failure, Filter, Passed
 from geko_proxy.filters.chain import Chain, Entry
-from geko_proxy.relay import WholeEvents
 from geko_proxy.sse import SseEvent
+from geko_proxy.taps import WholeEvents
 from geko_proxy.upstream import Upstream
 
 LOST = b"event: error\ndata: {}\n\n"
