@@ -238,7 +238,8 @@ async def _prepare_hashing(settings: Settings, stack: AsyncExitStack) -> None:
         workers=auth.password_workers, queue=auth.password_queue, cpu_share=auth.password_cpu_share
     )
     stack.callback(pool.close)
-    password_hashes.configure(password_hashes.Cost(auth.scrypt_log_n, auth.scrypt_r, auth.scrypt_p), pool)
+    cost = password_hashes.Cost(auth.scrypt_log_n, auth.scrypt_r, auth.scrypt_p)
+    stack.callback(password_hashes.configure, *password_hashes.configure(cost, pool))
     await asyncio.to_thread(common_passwords)  # now, and not while answers stream
 
 

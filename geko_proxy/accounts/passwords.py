@@ -35,10 +35,11 @@ COST = Cost()  # OWASP's Password Storage Cheat Sheet, the row with 32 MiB
 _pool = HashingPool()
 
 
-def configure(cost: Cost, pool: HashingPool) -> None:
-    """Hash with this cost in this pool from now on. Called once, when GEKO starts."""
+def configure(cost: Cost, pool: HashingPool) -> tuple[Cost, HashingPool]:
+    """Hash with this cost in this pool from now on; returns what was before, for when this GEKO ends."""
     global COST, _pool
-    COST, _pool = cost, pool
+    before, COST, _pool = (COST, _pool), cost, pool
+    return before
 
 
 async def hash_password(password: str, *, rank: int = 0) -> str:

@@ -487,7 +487,7 @@ async def test_a_suspended_tenant_is_kept_out(
     )
     assert await connection.fetchval(verified, tenant_id)
     audited = "select action from audit_log where tenant_id = $1"
-    assert await connection.fetchval(audited, tenant_id) == "oauth.register"
+    assert "oauth.register" in [row[0] for row in await connection.fetch(audited, tenant_id)]
     await connection.execute("update tenants set status = 'suspended' where tenant_id = $1", tenant_id)
     await connection.close()
     again = Browser(browser.client)
