@@ -23,9 +23,7 @@ MODELS = ("gpt-4o", "gpt-4o-mini")
 PROVIDERS = ("Mock", "MockUsage", "Spare")
 SETTLED_S = 60.0
 
-LEDGER = """
-select kind, endpoint, model, estimated, count(*) as calls, sum(tokens)::bigint as tokens
-from usage_events where workspace_id = $1 group by kind, endpoint, model, estimated"""
+LEDGER = "select kind, endpoint, model, estimated, tokens from usage_events where workspace_id = $1"
 DOUBLE = """
 select count(*) from turns t where t.workspace_id = $1 and t.metered_by_calls
     and exists (select from usage_events e
@@ -68,7 +66,7 @@ class LlmStage:
         return found
 
     async def ledger(self, user: User) -> list[dict[str, Any]]:
-        """The sums of a workspace's ledger, by kind, endpoint, model, and whether they are estimates."""
+        """The entries of a workspace's ledger."""
         return [dict(row) for row in await self.stage.books.fetch(LEDGER, UUID(user.workspace_id))]
 
     async def charged_twice(self, user: User) -> int:

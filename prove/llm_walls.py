@@ -38,9 +38,7 @@ async def one_provider_down(stage: Stage) -> Row:
         calls, ledger = (await llm.served()).get(worker.account, []), await llm.ledger(worker.user)
         row.provider, row.charged = billed(calls), sum(each["tokens"] for each in ledger)
         row.expect(row.provider == row.charged, "the provider's books and the ledger differ")
-        by = Counter(
-            {f"{each['endpoint']}/{each['model']} ({each['kind']})": each["calls"] for each in ledger}
-        )
+        by = Counter(f"{each['endpoint']}/{each['model']} ({each['kind']})" for each in ledger)
         row.notes.append(f"answered by, in the ledger: {count(by.elements())}")
         answers = [name for name in by if name.endswith("(chat)")]
         row.expect(answers == [f"{SPARE} (chat)"], f"the ledger names {answers}")

@@ -67,8 +67,8 @@ begin
         return query
         select null::uuid, null::uuid, null::text[], true from turns t
         where t.tenant_id = $1 and t.workspace_id = $2 and t.user_id = $3 and t.conversation_id is null and t.call_kind is null
-            and t.message_id is null and t.ended_at is null and t.state = 'admitted'
-            and t.started_at > now() - interval '30 seconds'
+            and t.message_id is null and t.ended_at is null
+            and t.started_at > now() - interval '5 seconds' -- a request of the Agents API never gets a name
         limit 1;
         if found then
             return;

@@ -19,7 +19,7 @@ from geko_proxy.metering.limits import Hold
 from geko_proxy.storage.database import Database
 
 # LibreChat calls the model at once, while GEKO still writes down how it has named the conversation.
-NAMING_S: Final = 3.0
+NAMING_S: Final = 5.0
 NAMING_STEP_S: Final = 0.02
 
 
