@@ -31,7 +31,7 @@ async def installed() -> Path:
         shutil.rmtree(FOLDER, ignore_errors=True)
         await _run(sys.executable, "-m", "venv", str(FOLDER))
         pip = (str(FOLDER / "bin" / "python"), "-m", "pip", "install", "--quiet")
-        await _run(*pip, f"litellm[proxy]=={VERSION}")
+        await _run(*pip, f"litellm[proxy]=={VERSION}", "httptools")  # uvicorn is faster with it
         (FOLDER / DONE).touch()
     return FOLDER / "bin" / "litellm"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bench.litellm import VERSION
 from bench.measure import GAP_MS, LLM_FEW, LLM_MANY, LLM_MEASUREMENTS, Figures
-from bench.report import Results
+from bench.report import Results, Rounds
 
 TITLES = {
     "llm-direct": "the provider's stand-in alone",
@@ -18,24 +18,22 @@ TITLES = {
 PER_S = 1000 // GAP_MS
 
 
-def ratios(found: Results) -> dict[str, dict[str, float]]:
-    """How many times LiteLLM's figures GEKO reaches, per second of processor time where that is known."""
-    other = found.get("llm-litellm")
-    if not other:
-        return {}
+def ratios(rounds: Rounds) -> dict[str, dict[str, float]]:
+    """How many times LiteLLM's best round GEKO's best one reaches, for each second of processor time."""
+    other = rounds.get("llm-litellm", {})
     return {
         f"{name}_to_litellm": {
             each.name: round(_rate(mine[each.name]) / _rate(other[each.name]), 1)
             for each in LLM_MEASUREMENTS
-            if each.name in mine and _rate(other.get(each.name, {}))
+            if each.name in mine and _rate(other.get(each.name, ()))
         }
         for name in ("llm-passing", "llm-metered")
-        if (mine := found.get(name))
+        if (mine := rounds.get(name)) and other
     }
 
 
-def _rate(figures: Mapping[str, float]) -> float:
-    return figures.get("per_core_s") or figures.get("per_s", 0)
+def _rate(rounds: Sequence[Figures]) -> float:
+    return max([figures.get("per_core_s", 0) for figures in rounds], default=0)
 
 
 def table(found: Results) -> str:

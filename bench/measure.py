@@ -60,7 +60,7 @@ LLM_MEASUREMENTS = (
     Measurement("calls_32", "calls", 32, 3.0),
     Measurement("few", "paced_calls", LLM_FEW, 3.0),
     Measurement("many", "paced_calls", LLM_MANY, 4.0),
-    Measurement("unpaced_calls", "unpaced_calls", 32, 2.0, extra=True),
+    Measurement("unpaced_calls", "unpaced_calls", 32, 4.0, extra=True),
 )
 
 Figures = dict[str, Any]

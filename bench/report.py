@@ -72,7 +72,9 @@ def ratios(one: Mapping[str, Figures] | None, other: Mapping[str, Figures] | Non
 
 
 def table(found: Results, machine: Mapping[str, object], notes: Sequence[str]) -> str:
-    """The table for the README, with what it was measured on."""
+    """The table for the README, with what it was measured on; empty where nothing of this side was measured."""
+    if not found.keys() & TITLES.keys():
+        return ""
     lines = [
         "| | JSON requests/s, 32 connections | 128 connections |"
         f" paced events/s of {OFFERED_PER_S:,} | latency p50 / p99 | bad streams |"

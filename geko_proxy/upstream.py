@@ -78,8 +78,8 @@ class Upstream:
 
         target: path and query as they go on the wire. headers: without Host, Content-Length and hop-by-hop ones.
         content_length: bytes of a streamed body, None: chunked. timeout_ms: for the head; idle_timeout_ms: for each
-        pause in the body (0: no limit). control: GEKO's own call, for which some connections are kept free. on_sent:
-        called when the request is on its way, each time that it is. Raises UpstreamUnreachable, UpstreamTimeout,
+        pause in the body (0: no limit). control: GEKO's own call, for which some connections are
+        kept free. on_sent: called when the request goes out. Raises UpstreamUnreachable, UpstreamTimeout,
         UpstreamBusy, UpstreamError.
         """
         head, chunked = self._head(method, target, headers, body, content_length)
@@ -90,11 +90,11 @@ class Upstream:
             idle = self.options.idle_timeout_ms if idle_timeout_ms is None else idle_timeout_ms
             reply = UpstreamReply(connection, method, idle)
             connection.begin(reply)
+            if on_sent is not None:
+                on_sent()
             began = monotonic()
             try:
                 await self._send(connection, reply, head, body, chunked)
-                if on_sent is not None:
-                    on_sent()
                 await reply.wait_for_head(self.options.read_timeout_ms if timeout_ms is None else timeout_ms)
                 return reply
             except Lost as lost:

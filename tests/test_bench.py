@@ -57,7 +57,12 @@ def test_what_a_proxy_adds_is_shown_beside_what_it_is_added_to() -> None:
         "llm-passing": {"few": {**alone, "p50_ms": 0.5, "first_p99_ms": 5.0}, "calls_32": calls},
         "llm-litellm": {"calls_32": {"per_s": 50, "per_core_s": 100, "bad": 0}},
     }
-    assert llm_report.ratios(found) == {"llm-passing_to_litellm": {"calls_32": 30.0}}
+    rounds = {
+        "llm-passing": {"calls_32": [calls, {**calls, "per_core_s": 2000}]},
+        "llm-litellm": {"calls_32": [{"per_s": 50, "per_core_s": 75}, {"per_s": 40, "per_core_s": 100}]},
+    }
+    assert llm_report.ratios(rounds) == {"llm-passing_to_litellm": {"calls_32": 30.0}}
+    assert llm_report.ratios({"llm-passing": rounds["llm-passing"], "llm-litellm": {}}) == {}
     rows = llm_report.table(found).splitlines()
     assert "0.10 / 1.00 ms | 0.20 / 2.00 ms" in rows[2]
     assert "| 1,500 | 3,000 | 0.40 / 0.00 ms | 0.00 / 3.00 ms |" in rows[3]

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
+import aiohttp
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
@@ -14,8 +16,12 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from geko_proxy import relay
+from geko_proxy.errors import EndStream
 from geko_proxy.exchange import Exchange, Reply, Request, Route
-from geko_proxy.relay import WholeEvents
+from geko_proxy.filters.base import EventHook, Failure, Filter, Passed
+from geko_proxy.filters.chain import Chain, Entry
+from geko_proxy.sse import SseEvent
+from geko_proxy.taps import WholeEvents
 from geko_proxy.upstream import Upstream
 
 LOST = b"event: error\ndata: {}\n\n"
@@ -129,3 +135,115 @@ async def test_a_client_that_leaves_frees_the_owner() -> None:
         writer.transport.abort()
         async with asyncio.timeout(5):
             await left.wait()
+
+
+class Seen(Filter):
+    """Counts the events that it sees; changes `two`, waits at `three`, and ends the stream at `end`."""
+
+    name = "seen"
+    routes = frozenset({Route.LLM})
+
+    def __init__(self) -> None:
+        self.events: list[bytes] = []
+
+    def on_stream(self, exchange: Exchange) -> EventHook:
+        def hook(event: SseEvent) -> Passed | Awaitable[Passed]:
+            self.events.append(event.data)
+            if event.data == b"two":
+                return (SseEvent.text(b"2"),)
+            if event.data == b"end":
+                raise EndStream((SseEvent.text(b"cut"),))
+            return self.wait() if event.data == b"three" else None
+
+        return hook
+
+    async def wait(self) -> Passed:
+        await asyncio.sleep(0.01)
+        return None
+
+
+@asynccontextmanager
+async def filtered(pieces: list[bytes], seen: Seen | None) -> AsyncIterator[int]:
+    """The port of a relay with a filter; each piece comes in a packet of its own, after a reader waits for it."""
+
+    async def provider(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for piece in pieces:
+            await asyncio.sleep(0.03)
+            await response.write(piece)
+        return response
+
+    async with serving(provider) as port:
+        upstream = Upstream(f"http://127.0.0.1:{port}")
+
+        async def geko(request: web.BaseRequest) -> web.StreamResponse:
+            asked = Request("POST", "/", "", make_mocked_request("POST", "/").headers)
+            exchange = Exchange("x", asked, Route.LLM, "chat_completions", {}, 0.0)
+            source = await upstream.request("GET", "/", idle_timeout_ms=0)
+            reply = Reply(200, CIMultiDict({"Content-Type": "text/event-stream"}), source=source)
+            hooks = None if seen is None else Chain([Entry(seen, Failure.CLOSED)]).events(exchange)
+            return await relay.send(request, exchange, reply, hooks)
+
+        async with serving(geko) as last:
+            yield last
+        await upstream.close()
+
+
+EVENTS = [b"data: %b\n\n" % each for each in (b"zero", b"one", b"two", b"three", b"four", b"five")]
+
+
+async def test_each_event_is_seen_once_and_passes_in_order_whether_a_filter_waits_or_not() -> None:
+    for pieces in (
+        EVENTS,
+        [b"".join(EVENTS)],
+        [EVENTS[0], EVENTS[1] + EVENTS[2][:9], EVENTS[2][9:], *EVENTS[3:]],
+    ):
+        seen = Seen()
+        async with filtered(pieces, seen) as port:
+            assert await read(port) == b"".join(EVENTS).replace(b"two", b"2")
+        assert seen.events == [b"zero", b"one", b"two", b"three", b"four", b"five"]
+
+
+async def test_a_stream_that_is_cut_where_it_arrives_ends_with_the_filters_events() -> None:
+    for pieces in (
+        [*EVENTS[:2], b"data: end\n\n", *EVENTS[2:]],
+        [b"data: end\n\n"],
+        [*EVENTS[:4], b"data: end\n\n"],
+    ):
+        seen = Seen()
+        async with filtered(pieces, seen) as port:
+            raw = await read(port)
+        before = b"".join(pieces).partition(b"data: end")[0].replace(b"two", b"2")
+        assert raw == before + b"data: cut\n\n"
+        assert seen.events.count(b"end") == 1
+
+
+async def test_a_stream_without_filters_comes_as_it_was_sent() -> None:
+    pieces = [b"data: 1", b"\n\nda", b"ta: 2\n\n", b": a comment\n\n" * 1000]
+    async with filtered(pieces, None) as port:
+        assert await read(port) == b"".join(pieces)
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b"whole"), (200, b""), (404, b"gone"), (204, b"")])
+async def test_a_reply_that_came_whole_is_sent_whole(status: int, body: bytes) -> None:
+    async def provider(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=status, body=body)
+
+    async with serving(provider) as port:
+        upstream = Upstream(f"http://127.0.0.1:{port}")
+
+        async def geko(request: web.BaseRequest) -> web.StreamResponse:
+            asked = Request(request.method, "/", "", make_mocked_request("GET", "/").headers)
+            exchange = Exchange("x", asked, Route.API, "x", {}, 0.0)
+            source = await upstream.request(request.method, "/", idle_timeout_ms=0)
+            head = CIMultiDict({name.decode(): value.decode() for name, value in source.headers})
+            return await relay.send(request, exchange, Reply(source.status, head, source=source), None)
+
+        async with serving(geko) as last, aiohttp.ClientSession() as session:
+            for _ in range(2):  # over one connection
+                async with session.get(f"http://127.0.0.1:{last}/") as reply:
+                    assert (reply.status, await reply.read()) == (status, body)
+            async with session.head(f"http://127.0.0.1:{last}/") as reply:
+                assert (reply.status, await reply.read()) == (status, b"")
+        await upstream.close()

@@ -276,7 +276,7 @@ class QuotaFilter(Filter):
             if turn.outcome is not Outcome.CUT:
                 turn.outcome = Outcome.ABORTED if turn.final is None else Outcome.DONE
         call = model_call_of(exchange)
-        if not turn.started and not (call is not None and call.is_asked and exchange.reply is None):
+        if not turn.started and not (call is not None and call.was_left):
             await self._let_go(turn.lease)
             return
         if turn.ahead is not None:

@@ -14,7 +14,7 @@ class LlmCall:
     """A call. shape: its API's view of it; provider: as asked for in the path.
 
     answered: provider and model that gave the reply, as workspaces name them; None before there is one. is_form: the
-    body is a form with a file, not JSON.
+    body is a form with a file, not JSON. was_left: the caller left while a provider had the call and had sent nothing.
     """
 
     shape: ModelCall
@@ -22,11 +22,11 @@ class LlmCall:
     provider: str
     answered: tuple[str, str] | None = None
     is_form: bool = False
-    is_asked: bool = False
+    was_left: bool = False
 
-    def note_asked(self, is_asked: bool) -> None:
-        """Set `is_asked`."""
-        self.is_asked = is_asked
+    def note_left(self) -> None:
+        """Set `was_left`."""
+        self.was_left = True
 
 
 def model_call_of(exchange: Exchange) -> LlmCall | None:

@@ -6,7 +6,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -35,17 +34,13 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked of a provider, whichever deployment gets it. path: after the base URL, from its slash on.
-
-    note_sent: told True when a provider may have begun to work, False when it has refused.
-    """
+    """What is asked of a provider, whichever deployment gets it. path: after the base URL, from its slash on."""
 
     method: str
     path: str
     headers: tuple[tuple[bytes, bytes], ...]
     content_type: str
     streams: bool
-    note_sent: Callable[[bool], None] = lambda _: None
 
 
 class Deployment:
@@ -88,8 +83,12 @@ class Deployment:
         """Calls under way."""
         return self.upstream.in_use
 
-    async def attempt(self, call: Call, body: bytes | None) -> Attempt:
+    async def attempt(
+        self, call: Call, body: bytes | None, on_sent: Callable[[], None] | None = None
+    ) -> Attempt:
         """Send a call once and wait for the reply's head. Cancelling closes the connection.
+
+        on_sent: called when it goes out.
 
         On a connection that the server had closed while it was idle (RFC 9112 section 9.3.1) the provider got nothing:
         the next one is taken at once. Without a connection it got nothing either. Later than that it may be at work,
@@ -106,7 +105,7 @@ class Deployment:
                     headers,
                     body,
                     timeout_ms=timeout_ms,
-                    on_sent=partial(call.note_sent, True),
+                    on_sent=on_sent,
                 )
             except UpstreamError as error:
                 if isinstance(error, Lost) and not error.sent:

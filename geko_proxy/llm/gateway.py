@@ -166,7 +166,7 @@ class Gateway:
             caller_headers(exchange.request),
             content_type=exchange.request.headers["Content-Type"] if call.is_form else "application/json",
             streams=call.shape.streams or call.shape.is_collected,
-            note_sent=call.note_asked,
+            on_left=call.note_left,
         )
         call.answered = (answer.provider, answer.model)
         answer.reply.on_broken = lambda: self._pool.broke_off(answer)

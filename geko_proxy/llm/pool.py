@@ -39,6 +39,10 @@ class Answer(NamedTuple):
     attempts: int
 
 
+def nothing() -> None:
+    """The default of `on_left`."""
+
+
 class ProviderPool:
     """All providers of the settings.
 
@@ -121,25 +125,25 @@ class ProviderPool:
         content_type: str,
         streams: bool,
         method: str = "POST",
-        note_sent: Callable[[bool], None] = lambda _: None,
+        on_left: Callable[[], None] = nothing,
     ) -> Answer:
         """Send a call to the first target (provider, model) that answers it; return when the reply's head is there.
 
         path: what follows the base URL, such as "/chat/completions". body_for: makes the body for the provider's
         name of the model. headers: the caller's as received, of which an allow-list goes on. streams: the reply's
-        head comes before it is generated. note_sent: told True when a provider may have begun to work on the call, and
-        False when it has refused it.
+        head comes before it is generated.
 
         Sent again, or to another target, is only what the provider certainly did not begin: no connection, one that
         turns out to have been closed while idle, or an error status (408, 429, 5xx; 401 to 403 elsewhere only). A
         connection that is lost later, or a head that does not come in time, ends the call: the provider may bill
         it, and a repetition twice. Other statuses, such as 400, are answers.
 
-        Cancelling closes the provider's connection. Raises Refused: 404, 429 and 503 with retry_after_s, 502, 504.
+        Cancelling closes the provider's connection; on_left is called when it had the call, and may bill it.
+        Raises Refused: 404, 429 and 503 with retry_after_s, 502, 504.
         """
         started = self._clock()
-        call = Call(method, path, tuple(headers), content_type, streams, note_sent)
-        run = Run(call, body_for, started + self._settings.retry_timeout_ms / 1000)
+        call = Call(method, path, tuple(headers), content_type, streams)
+        run = Run(call, body_for, started + self._settings.retry_timeout_ms / 1000, on_left)
         first: Refused | None = None
         for provider, model in dict.fromkeys(targets):
             try:
@@ -244,17 +248,19 @@ class ProviderPool:
         if tries.refused is not None or tries.limits:
             self.metrics.retry(provider.name)
         try:
-            attempt = await deployment.attempt(run.call, body)
+            attempt = await deployment.attempt(run.call, body, run.note_sent)
             judged = await judge(attempt)
         except BaseException:
             deployment.left(model, given)
+            if run.is_out:
+                run.on_left()
             raise
+        run.is_out = False
         self.metrics.attempt(provider.name, model, deployment.name, attempt.status)
         now = self._clock()
         self._note_health(deployment, model, given, judged, now)
         if judged.verdict is Verdict.ANSWER and attempt.reply is not None:
             return Answer(attempt.reply, provider.name, model, deployment.name, run.attempts)
-        run.call.note_sent(False)
         self._take_down(deployment, tries, judged, attempt.status, now)
         return None
 

@@ -12,13 +12,22 @@ from geko_proxy.llm.providers import Provider
 
 @dataclass(slots=True)
 class Run:
-    """One call of LibreChat on its way through targets and attempts. Times as of the pool's clock."""
+    """One call of LibreChat on its way through targets and attempts. Times as of the pool's clock.
+
+    on_left: called when the caller leaves while a provider has the call.
+    """
 
     call: Call
     body_for: Callable[[str], bytes]
     last_start: float  # no attempt begins later
+    on_left: Callable[[], None]
     attempts: int = 0
+    is_out: bool = False  # a provider has it
     bodies: dict[str, bytes] = field(default_factory=dict)
+
+    def note_sent(self) -> None:
+        """The call goes out to a provider."""
+        self.is_out = True
 
     def body(self, name: str) -> bytes | None:
         """The body with the model's name at the provider."""

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -257,3 +258,21 @@ async def test_errors_of_the_provider_cost_nothing(side: LlmSide, alice: Person,
     retried = await side.call(alice, "gpt-4o", "[[status=500 times=1 tokens=4]] again", stream=True)
     assert retried.text.split()
     assert len(await entries(e2e_dsn, alice)) == 1
+
+
+async def test_calls_that_nobody_meters_go_on_as_they_are_and_are_not_counted_by_address(
+    side: LlmSide, alice: Person, stand_in: Running, provider: Running, e2e_dsn: str, tmp_path: Path
+) -> None:
+    settings = toml({"Mock": provider.url}, llm=f'unknown_accounts = "{alice.workspace_id}"')
+    environment = {"GEKO_FILTER_QUOTA_ENABLED": "false", "GEKO_FILTER_RATE_LIMIT_LIMIT": "2"}
+    with llm_side(e2e_dsn, stand_in.url, settings, tmp_path, **environment) as other:
+        for number in range(4):
+            user = f"nobody{os.getpid()}n{number}"
+            reply = await other.call(None, "gpt-4o", "[[tokens=5]]", user=user)
+            assert reply.status == 200
+            assert reply.json["usage"]["completion_tokens"] == 5
+            streamed = await other.call(None, "gpt-4o", "[[tokens=5]]", user=user, stream=True)
+            assert len(streamed.text.split()) == 5
+            whole, stream = await served(provider, user)
+            assert (whole["stream"], stream["stream"]) == (False, True)
+    assert await entries(e2e_dsn, alice) == []
