@@ -6,7 +6,7 @@ of LibreChat adds routes). Row names (`operation`) are what filters look at.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -327,12 +327,16 @@ def concurrent_refusal() -> Refused:
     return Refused(409, "answer_running", message, librechat=shown, retry_after_s=1)
 
 
+CUT_CODE: Final = "gekoCode"
+
+
 def error_part(info: str, code: str = "") -> dict[str, str]:
     """The content part that LibreChat's client shows as a red box with free text (contract §4.8).
 
-    code: for GEKO's own API; LibreChat's client does not look at it.
+    code: for GEKO's own API, under a name of its own: a `code` would win over the type in LibreChat's client, and it
+    would show the JSON (contract §7.3).
     """
-    extra = {"code": code} if code else {}
+    extra = {CUT_CODE: code} if code else {}
     inner = msgspec.json.encode({"type": "google_error", "info": info, **extra}).decode()
     return {"type": "error", "error": inner}
 

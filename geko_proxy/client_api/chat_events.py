@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
+from geko_proxy.librechat import CUT_CODE
 from geko_proxy.metering.ledger import Charge
 from geko_proxy.metering.meter import TurnMeter
 from geko_proxy.metering.usage_events import (
@@ -193,7 +194,7 @@ def explain(reason: Any) -> tuple[str, str]:
         case "illegal_model_request" if isinstance(info, str):
             return "model_not_available", f"The model {info.replace('|', '/', 1)} is not available."
         case "google_error" if isinstance(info, str):
-            code = shown.get("code")
+            code = shown.get(CUT_CODE)
             return code if isinstance(code, str) else "answer_failed", info[:MAX_ERROR_LENGTH]
         case str() as kind if kind.replace("_", "").isalnum():
             message = info or shown.get("message") or kind.replace("_", " ")

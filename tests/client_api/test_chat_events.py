@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +109,12 @@ def test_an_answer_that_never_began() -> None:
     (only,) = translate(recorded("92_bad_model_stream"))
     assert (only.name, only.data["code"]) == ("error", "model_not_available")
     assert only.data["message"] == "The model Mock/no-such-model is not available."
+
+
+def test_librechats_page_finds_the_text_of_a_cut_and_no_code_before_it() -> None:
+    """Its Error.tsx takes `json.code || json.type`: with a code it would show the JSON."""
+    part = msgspec.json.decode(error_part("used up", "quota_exceeded")["error"])
+    assert (part.get("code"), part["type"], part["info"]) == (None, "google_error", "used up")
 
 
 def test_an_answer_that_was_cut_for_the_quota() -> None:
