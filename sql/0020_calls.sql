@@ -272,7 +272,37 @@ as $function$
     update turns t set metered_by_calls = true where t.tenant_id = $1 and t.turn_id = $2 and t.ended_at is null
 $function$;
 
--- As in 0018; a message that is charged by its calls only notes what its stream told of. $16 to $20 are of a call whose start a
+-- What a message's stream has told of that none of its calls on the LLM side has been: those of another agent or endpoint go
+-- to their provider directly, and would cost nothing beside a small call that comes through here. One estimated charge, or none.
+-- Of what the stream reports everything counts, of what it lets one guess the text only. Both sides may be guessed, so what is
+-- missing has to be a quarter of the calls, and 200 tokens more.
+create function charges_beside(turn turns, charges jsonb) returns jsonb
+language sql stable set search_path = public, pg_temp
+as $function$
+    with seen as (
+        select coalesce(sum(case when c.estimated then 0 else c.input_tokens end + c.output_tokens + c.reasoning_tokens), 0)
+                as tokens,
+            sum(c.input_tokens + c.output_tokens + c.reasoning_tokens) as all_tokens, sum(c.cost) as cost
+        from jsonb_to_recordset(charges) as c (input_tokens bigint, output_tokens bigint, reasoning_tokens bigint, cost bigint,
+            estimated boolean)
+    ), told as (
+        select coalesce(sum(greatest(
+            (select sum(e.tokens) from usage_events e
+                where e.tenant_id = c.tenant_id and e.turn_id = c.turn_id and e.occurred_at = c.started_at),
+            (select greatest(l.granted, l.consumed) from leases l where l.tenant_id = c.tenant_id and l.turn_id = c.turn_id),
+            0)), 0) as tokens
+        from turns c
+        where c.tenant_id = turn.tenant_id and c.parent_turn_id = turn.turn_id and c.call_kind in ('chat', 'summary')
+    )
+    select case when s.tokens <= t.tokens * 1.25 + 200 then '[]' else jsonb_build_array(jsonb_build_object(
+        'run_id', 'geko', 'seq', -4, 'kind', 'chat', 'model', turn.model, 'provider', '', 'input_tokens', 0,
+        'output_tokens', (s.tokens - t.tokens)::bigint, 'cached_tokens', 0, 'reasoning_tokens', 0,
+        'cost', (coalesce(s.cost, 0) * (s.tokens - t.tokens) / s.all_tokens)::bigint, 'estimated', true,
+        'source', 'estimate')) end
+    from seen s, told t
+$function$;
+
+-- As in 0018; a message that is charged by its calls notes what its stream told of, and is charged what they have missed. $16 to $20 are of a call whose start a
 -- crash of the server took back, and with it that its message is charged by it: kind (null: a message), conversation, its
 -- message's turn, LibreChat's id of the answer, whether it makes it.
 drop function settle_lease(uuid, uuid, text, jsonb, boolean, uuid, uuid, text, text, text, uuid, timestamptz, uuid[], text[],
@@ -333,7 +363,9 @@ begin
                 estimated boolean)
         ) s
         where t.tenant_id = $1 and t.turn_id = $2;
-        charges := '[]';
+        charges := case when $5 or $3 = 'refused' or turn.state = 'recovered' then '[]'
+            else charges_beside(turn, charges) end;
+        turn.call_kind := 'chat'; -- so that it is not counted again below
     end if;
     if turn.state = 'recovered' and recovery_knows_better(turn, charges) then
         return query select 0::bigint, 0::bigint;
