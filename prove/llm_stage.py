@@ -23,7 +23,8 @@ MODELS = ("gpt-4o", "gpt-4o-mini")
 PROVIDERS = ("Mock", "MockUsage", "Spare")
 SETTLED_S = 60.0
 
-LEDGER = "select kind, endpoint, model, estimated, tokens from usage_events where workspace_id = $1"
+LEDGER = """
+select kind, endpoint, model, estimated, tokens, output_tokens from usage_events where workspace_id = $1"""
 DOUBLE = """
 select count(*) from turns t where t.workspace_id = $1 and t.metered_by_calls
     and exists (select from usage_events e
