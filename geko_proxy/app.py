@@ -159,7 +159,6 @@ async def _open_gateway(services: Services, chain: Chain, stack: AsyncExitStack)
         return None
     metrics = LlmMetrics()
     pool = ProviderPool(settings.llm, settings.llm_providers, metrics)
-    await pool.open()
     stack.push_async_callback(pool.close)
     gateway = Gateway(
         door=Door(LlmClassifier(), replace(settings.server, max_json_bytes=MAX_CALL_BYTES)),

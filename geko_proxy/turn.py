@@ -18,6 +18,7 @@ from geko_proxy.exchange import Exchange
 from geko_proxy.librechat import error_part
 from geko_proxy.librechat_client import LibreChatClient
 from geko_proxy.sse import SseEvent, SseFormatError, SseParser
+from geko_proxy.turn_finals import TEXT, only_passed_on, own_final, passed_text
 
 if TYPE_CHECKING:
     from geko_proxy.filters.chain import EventHooks
@@ -29,9 +30,7 @@ FINAL_WAIT_S = 5.0  # for the aborted final after a cut
 LATE_SAVE_S = 0.15  # LibreChat saves once more after an abort (contract §4.8)
 RECONNECTS = 3
 
-_TEXT = b'{"event":"on_message_delta"'
-_USUAL_TEXT = b"event: message\ndata: " + _TEXT  # as most events of an answer begin
-_THINK = b'{"event":"on_reasoning_delta"'
+_USUAL_TEXT = b"event: message\ndata: " + TEXT  # as most events of an answer begin
 
 Bearer = Callable[[], Awaitable[str]]
 
@@ -213,7 +212,7 @@ class Turn:
 
     async def _take(self, event: SseEvent) -> None:
         """Pass one event through the filters; `flush` puts it into the log."""
-        kind = "event" if _TEXT in event.raw[:48] else self._note(event)
+        kind = "event" if TEXT in event.raw[:48] else self._note(event)
         try:
             passed = await self._filtered(event)
         except EndStream as end:
@@ -279,19 +278,20 @@ class Turn:
             event, stopped = None, False
         finally:
             aborting.cancel()
-        await self._end_with_notice(
-            event.json if event is not None else self._own_final(), saved_again=stopped
-        )
+        final = event.json if event is not None else self._own_final()
+        message = final.get("responseMessage")
+        if isinstance(message, dict):
+            message["content"] = only_passed_on(message.get("content"), self.log, self._before)
+        await self._end_with_notice(final, saved_again=stopped)
 
     async def _end_with_notice(self, final: dict[str, Any], *, saved_again: bool) -> None:
         """Make the last event of a final, with the reason in it. saved_again: LibreChat is still storing the answer."""
         assert self.notice is not None
         message = final.get("responseMessage")
         if isinstance(message, dict):
-            message["content"] = [
-                *self._passed_on(message.get("content")),
-                error_part(self.notice, self._code),
-            ]
+            content = message.get("content")
+            kept = content if isinstance(content, list) else []
+            message["content"] = [*kept, error_part(self.notice, self._code)]
             message["text"] = ""
             await self._save(message, saved_again)
         self.final = final
@@ -317,21 +317,6 @@ class Turn:
                 return None
             events = parser.feed(chunk)
 
-    def _passed_on(self, content: Any) -> list[Any]:
-        """The content of LibreChat's final without what was generated but not passed on before the cut."""
-        left = {"text": len(self._deltas(_TEXT)), "think": len(self._deltas(_THINK))}
-        kept = []
-        for part in content if isinstance(content, list) else []:
-            kind = part.get("type") if isinstance(part, dict) else None
-            if kind in left and isinstance(part.get(kind), str):
-                text = part[kind][: left[kind]]
-                left[kind] -= len(text)
-                if text:
-                    kept.append({**part, kind: text})
-            else:
-                kept.append(part)
-        return kept
-
     async def _save(self, message: dict[str, Any], stopped: bool) -> None:
         if stopped:
             await asyncio.sleep(LATE_SAVE_S)
@@ -342,38 +327,12 @@ class Turn:
             log.warning("%s: the reason of a cut could not be stored: %s", self.exchange.id, error)
 
     def _own_final(self) -> dict[str, Any]:
-        """A final made from what was passed on, for when LibreChat sends none."""
         question = (self.created or {}).get("message") or {}
-        message = {
-            "messageId": self.run_id or f"{question.get('messageId', '')}_",
-            "conversationId": self.stream_id,
-            "parentMessageId": question.get("messageId"),
-            "isCreatedByUser": False,
-            "sender": "Assistant",
-            "model": (self.exchange.model or "").partition("/")[2],
-            "text": "",
-            "content": [{"type": "text", "text": self._deltas(_TEXT)}],
-            "unfinished": True,
-            "error": False,
-        }
-        return {
-            "final": True,
-            "aborted": True,
-            "conversation": {"conversationId": self.stream_id},
-            "title": "New Chat",
-            "requestMessage": question,
-            "responseMessage": message,
-        }
-
-    def _deltas(self, mark: bytes) -> str:
-        """The answer's text (or what it thought aloud) as it was passed on."""
-        parts = [self._before.get("think" if mark is _THINK else "text", "")]
-        for raw in self.log.events:
-            if mark not in raw[:48]:
-                continue
-            content = SseEvent(raw).json["data"]["delta"].get("content") or ()
-            parts.extend([part.get("text") or part.get("think") or "" for part in content])
-        return "".join(parts)
+        message_id = self.run_id or f"{question.get('messageId', '')}_"
+        model = (self.exchange.model or "").partition("/")[2]
+        return own_final(
+            self.stream_id, question, message_id, model, passed_text(self.log, TEXT, self._before)
+        )
 
     async def _take_stored_answer(self) -> None:
         """The answer ended before it could be listened to: take it from the stored messages."""

@@ -47,7 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "upstream_connection",
         "librechat_client",
     ),
-    ("peers", "turn", "turns", "services"),
+    ("peers", "turn", "turn_finals", "turns", "services"),
     ("policy", "filters.base"),
     ("filters",),
     ("filters.chain", "filters.loader"),

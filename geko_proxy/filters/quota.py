@@ -29,6 +29,7 @@ from geko_proxy.filters.quota_texts import (
     unpriced_refusal,
     used_up_text,
 )
+from geko_proxy.filters.quota_top_ups import TopUps
 from geko_proxy.filters.sheltered import Sheltered
 from geko_proxy.librechat import concurrent_refusal
 from geko_proxy.llm.call import model_call_of
@@ -46,11 +47,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("geko.filters.quota")
 
-TRIES, PAUSE_S = 20, 0.5  # of a top-up while the database is away: the answer waits, and is not cut for that
 MAX_INLINE = 50_000  # characters, or bytes; more are counted in a thread
-NOTHING = Amount(0)
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
-AWAY_TEXT = "The answer was ended because the quota can't be checked at the moment. Try again soon."
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +84,7 @@ class QuotaFilter(Filter):
         self._sheltered = Sheltered()
         self._turns: dict[Exchange, MeteredTurn] = {}
         self._known = HoldCache()
+        self._top_ups = TopUps(services, self._step, self._cut)
         self._changes = QuotaChanges(services, self._holds)
         running = self._turns.values()
         self._keeper = LeaseKeeper(
@@ -243,7 +242,7 @@ class QuotaFilter(Filter):
                     if turn.final is data and self._providers:
                         return self._ask_calls(exchange, turn)
             if meter.at_most > turn.look_at and turn.final is None and turn.outcome is not Outcome.CUT:
-                return self._look(exchange, turn)
+                return self._top_ups.look(exchange, turn)
             return None
 
         return count
@@ -255,7 +254,7 @@ class QuotaFilter(Filter):
             asks = is_news and self._providers and exchange.route is Route.AGENTS_API
             return self._ask_calls(exchange, turn) if asks else None
         due = turn.meter.at_most > turn.look_at and turn.outcome is not Outcome.CUT
-        return self._look(exchange, turn) if due else None
+        return self._top_ups.look(exchange, turn) if due else None
 
     def _taken_over(self, exchange: Exchange) -> MeteredTurn | None:
         """A turn of a vanished instance that goes on here (`recovery`)."""
@@ -314,48 +313,6 @@ class QuotaFilter(Filter):
             for each in usage if isinstance(usage, list) else ():
                 turn.meter.on_event({"event": "on_token_usage", "data": each})
 
-    def _look(self, exchange: Exchange, turn: MeteredTurn) -> Awaitable[None] | None:
-        """Count. Lease ahead when the grant is nearly used up; make the stream wait only when it is."""
-        left = turn.left
-        if left < 0:
-            return self._top_up(exchange, turn)
-        if left <= turn.reserve and not turn.dry and turn.ahead is None:
-            turn.ahead = asyncio.create_task(self._lease_ahead(turn))
-        turn.look_later()
-        return None
-
-    async def _lease_ahead(self, turn: MeteredTurn) -> None:
-        wanted, granted = turn.step_amount(), Granted()
-        try:
-            granted = await self._leases.top_up(turn.lease, NOTHING, wanted, turn.consumed)
-        except Exception as error:  # noqa: BLE001  # the answer goes on with what it has
-            log.warning("turn %s: nothing leased ahead: %s", turn.lease.turn_id, error)
-        finally:
-            turn.ahead = None
-            turn.add(wanted, granted, self._step)
-
-    async def _top_up(self, exchange: Exchange, turn: MeteredTurn) -> None:
-        """Lease what the event at hand needs, and a step more; end the stream when there is not enough."""
-        if turn.ahead is not None:
-            await asyncio.wait((turn.ahead,))
-        missing, step = turn.missing, turn.step_amount()
-        if missing == NOTHING:
-            return
-        try:
-            granted = await self._patient_top_up(turn, missing, step)
-        except StoreError as error:
-            # raised on, it would take the meter off the stream before the provider's report
-            turn.outcome = Outcome.CUT
-            log.warning("%s: turn %s is cut: %s", exchange.id, turn.lease.turn_id, error)
-            raise EndStream(notice=AWAY_TEXT, code="database_unavailable") from error
-        turn.add(Amount(missing.tokens + step.tokens, missing.cost + step.cost), granted, self._step)
-        if granted.tokens < missing.tokens or granted.cost < missing.cost:
-            turn.outcome = Outcome.CUT
-            call = model_call_of(exchange)
-            if call is not None and call.origin.parent is not None:
-                await self._calls.note_cut(turn.lease.tenant_id, call.origin.parent.turn_id, granted.limit_id)
-            raise await self._cut(exchange, turn, granted)
-
     async def _ask_calls(self, exchange: Exchange, turn: MeteredTurn) -> None:
         """At the end of an answer: whether its calls on the LLM side are charged, and whether a limit has cut one."""
         try:
@@ -375,15 +332,6 @@ class QuotaFilter(Filter):
         window = next((h.window for h in turn.lease.holds if h.limit_id == granted.limit_id), None)
         resets_at = (window or turn.lease.holds[0].window).end
         return EndStream(notice=used_up_text(limit, exchange, resets_at), code=refusal_code(limit))
-
-    async def _patient_top_up(self, turn: MeteredTurn, missing: Amount, step: Amount) -> Granted:
-        for _ in range(TRIES - 1):
-            try:
-                return await self._leases.top_up(turn.lease, missing, step, turn.consumed)
-            except StoreError as error:
-                log.info("turn %s waits: %s", turn.lease.turn_id, error)
-                await asyncio.sleep(PAUSE_S)
-        return await self._leases.top_up(turn.lease, missing, step, turn.consumed)
 
 
 def _conversation_id(body: dict[str, Any]) -> str | None:

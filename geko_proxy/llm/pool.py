@@ -70,9 +70,6 @@ class ProviderPool:
             for deployment in provider.deployments:
                 self.metrics.in_flight(provider.name, deployment.name, deployment.in_use)
 
-    async def open(self) -> None:
-        """Nothing to do: connections are made when they are needed."""
-
     async def close(self) -> None:
         """Close all connections at once."""
         for provider in self._providers.values():

@@ -12,7 +12,7 @@ from bench import events
 from geko_proxy.config import Settings
 from geko_proxy.errors import EndStream, StoreError
 from geko_proxy.exchange import Exchange
-from geko_proxy.filters import quota as module
+from geko_proxy.filters import quota_top_ups as module
 from geko_proxy.filters.quota import QuotaFilter, QuotaOptions
 from geko_proxy.metering.leases import Amount, Granted, Lease, NewTurn
 from geko_proxy.metering.ledger import Charge
