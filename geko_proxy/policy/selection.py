@@ -20,6 +20,9 @@ BUILT_IN_ENDPOINTS: Final = frozenset(
 )
 NOT_FOR_CHAT: Final = frozenset({AGENTS, "assistants", "azureAssistants"})
 
+# A model call says by the form of its message's id that it is for a request of the Agents API (decision 0069).
+MESSAGE_IDS: Final = ("messageId", "responseMessageId", "overrideParentMessageId", "conversationId")
+AGENTS_API_IDS: Final = ("chatcmpl-", "resp_")
 # overrideConvoId escapes LibreChat's owner check; without streaming nothing can be cut; presets are only stored data
 DROPPED: Final = frozenset(
     {"overrideConvoId", "overrideUserMessageId", "disableStreaming", "preset", "presets"}
@@ -121,6 +124,9 @@ def clean_chat(body: Mapping[str, Any], allows_mcp: Callable[[str], bool]) -> di
     MCP servers that are not allowed are taken out of the tool picks without a word: LibreChat's client sends what was
     picked long ago, in another workspace even, and its user could not unpick what no longer shows.
     """
+    for name in MESSAGE_IDS:
+        if str(body.get(name, "")).startswith(AGENTS_API_IDS):
+            raise BadSelection(f"{name} looks like an id of the Agents API")
     cleaned = _clean_conversation(body, "", allows_mcp)
     added = body.get("addedConvo")
     if isinstance(added, list):

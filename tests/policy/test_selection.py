@@ -202,3 +202,10 @@ def test_a_spec_selects_by_its_preset_and_servers() -> None:
 
 def test_a_model_reads_as_people_write_it() -> None:
     assert str(Model("Mock", "org/model")) == "Mock/org/model"
+
+
+@pytest.mark.parametrize("name", ["messageId", "responseMessageId", "conversationId"])
+@pytest.mark.parametrize("value", ["chatcmpl-1", "resp_1"])
+def test_nobody_chooses_ids_that_stand_for_a_request_of_the_agents_api(name: str, value: str) -> None:
+    with pytest.raises(BadSelection, match=name):
+        clean_chat({"endpoint": "Mock", "model": "m", name: value}, lambda _: True)
