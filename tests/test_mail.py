@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import ssl
 import stat
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
@@ -122,6 +122,14 @@ class Smtp:
 
     def with_mail(self, **changes: Any) -> Settings:
         return replace(self.settings, mail=replace(self.settings.mail, **changes))
+
+
+@pytest.fixture(autouse=True)
+async def connections_end() -> AsyncIterator[None]:
+    """Let connections that were closed end before the test's loop does."""
+    yield
+    for _ in range(20):
+        await asyncio.sleep(0.001)
 
 
 @pytest.fixture(params=["none", "starttls", "tls"])

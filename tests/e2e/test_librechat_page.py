@@ -6,6 +6,7 @@ import re
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 
@@ -48,7 +49,7 @@ async def sign_up_on_the_page(client: aiohttp.ClientSession, email: str) -> tupl
 async def test_every_call_of_the_page(client: aiohttp.ClientSession) -> None:
     calls = recorded_calls()
     assert len(calls) > 40
-    _, token, cookie = await sign_up_on_the_page(client, f"carol{id(client)}@example.org")
+    _, token, cookie = await sign_up_on_the_page(client, f"carol{uuid4().hex}@example.org")
     carol = Person(client, "", token, cookie, "", "")
     conversation = await carol.start("from a browser [[tokens=5]]", endpoint="Mock")
     await carol.listen(conversation)
@@ -84,7 +85,7 @@ def shape(value: Any) -> Any:
 
 
 async def test_login_user_and_refresh_agree(client: aiohttp.ClientSession) -> None:
-    email = f"dave{id(client)}@example.org"
+    email = f"dave{uuid4().hex}@example.org"
     answer, token, cookie = await sign_up_on_the_page(client, email)
     user = answer.json["user"]
     assert re.fullmatch(r"[0-9a-f]{24}", user["id"])
@@ -114,7 +115,7 @@ async def test_session_over_is_200_without_a_token(client: aiohttp.ClientSession
 
 
 async def test_logout_ends_everything(client: aiohttp.ClientSession) -> None:
-    _, token, cookie = await sign_up_on_the_page(client, f"erin{id(client)}@example.org")
+    _, token, cookie = await sign_up_on_the_page(client, f"erin{uuid4().hex}@example.org")
     headers = {"Authorization": f"Bearer {token}", "Cookie": f"geko_refresh={cookie}"}
     out = await call(client, "POST", "/api/auth/logout", headers=headers)
     assert (out.status, out.json) == (200, {"message": "Logout successful"})
@@ -125,7 +126,7 @@ async def test_logout_ends_everything(client: aiohttp.ClientSession) -> None:
 
 
 async def test_wrong_logins_look_alike(client: aiohttp.ClientSession) -> None:
-    email = f"frank{id(client)}@example.org"
+    email = f"frank{uuid4().hex}@example.org"
     await sign_up_on_the_page(client, email)
     wrong = await post(client, "/api/auth/login", {"email": email, "password": "wrong-password"})
     unknown = await post(client, "/api/auth/login", {"email": f"no{email}", "password": "wrong-password"})

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import email
 import email.policy
-import os
 import re
 import socket
 import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import aiohttp
 import asyncpg
@@ -93,7 +93,7 @@ async def web(mailing: Running) -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def carol(web: aiohttp.ClientSession) -> Person:
-    return await register(web, f"carol{os.getpid()}x{id(web)}@example.org", "Carol")
+    return await register(web, f"carol{uuid4().hex}@example.org", "Carol")
 
 
 async def sign_in(web: aiohttp.ClientSession, address: str, password: str, **headers: str) -> Answer:
@@ -204,7 +204,7 @@ async def test_librechats_own_forms(
 
 
 async def test_weak_passwords_in_librechats_form(web: aiohttp.ClientSession) -> None:
-    form = {"name": "Dora Weak", "email": f"dora{id(web)}@example.org"}
+    form = {"name": "Dora Weak", "email": f"dora{uuid4().hex}@example.org"}
     for weak, word in (("password1", "tried first"), ("dora-weak-1", "name"), ("abcdefgh", "simple")):
         answer = await post(web, "/api/auth/register", {**form, "password": weak, "confirm_password": weak})
         assert answer.status == 404
@@ -232,7 +232,7 @@ async def test_the_mail_folder_of_developers(e2e_dsn: str, stand_in: Running, lo
     environ = geko_environment(e2e_dsn, stand_in.url, **settings)
     with running(["geko_proxy", "serve"], environ, log_dir / "log") as server:
         async with aiohttp.ClientSession(server.url) as web:
-            person = await register(web, f"erin{id(web)}@example.org", "Erin")
+            person = await register(web, f"erin{uuid4().hex}@example.org", "Erin")
             await post(web, "/v1/auth/password/forgot", {"email": person.email})
             for _ in range(100):
                 if "/reset-password?token=" in server.log_text():
@@ -249,7 +249,7 @@ async def test_a_thousand_wrong_passwords(e2e_dsn: str, stand_in: Running, log_d
     environ = geko_environment(e2e_dsn, stand_in.url, **settings)
     with running(["geko_proxy", "serve"], environ, log_dir / "log") as server:
         async with aiohttp.ClientSession(server.url, cookie_jar=aiohttp.DummyCookieJar()) as web:
-            owner = await register(web, f"frank{id(web)}@example.org", "Frank")
+            owner = await register(web, f"frank{uuid4().hex}@example.org", "Frank")
             signed_in = await sign_in(web, owner.email, PASSWORD)
             cookies = signed_in.headers.getall("Set-Cookie")  # type: ignore[attr-defined]
             device = next(each for each in cookies if each.startswith("geko_device=")).partition(";")[0]

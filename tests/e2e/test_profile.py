@@ -9,6 +9,7 @@ from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -40,7 +41,7 @@ def mailing(e2e_dsn: str, stand_in: Running, home: Path) -> Iterator[Running]:
 @pytest.fixture
 async def zoe(mailing: Running) -> AsyncIterator[Person]:
     async with aiohttp.ClientSession(mailing.url, cookie_jar=aiohttp.DummyCookieJar()) as client:
-        yield await register(client, f"zoe{id(client)}@example.org", "Zoe")
+        yield await register(client, f"zoe{uuid4().hex}@example.org", "Zoe")
 
 
 async def mail_to(home: Path, address: str, words: str) -> str:
